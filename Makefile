@@ -1,0 +1,29 @@
+.DEFAULT_GOAL := help
+python := .venv/bin/python
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then table and figure (3 minutes)
+	$(python) -m src.train -m model=plain,resnet n=3,9 trainer.precision=32-true runs=demo/runs
+	$(python) -m src.report demo/runs/digits -o demo
+
+test: .venv ## run the tests, offline
+	$(python) -m pytest
+
+lint: .venv ## check the code with ruff
+	$(python) -m ruff check .
+	$(python) -m ruff format --check .
+
+lock: ## pin the dependencies of pyproject.toml anew
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
+		--python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+# uv installs the pins: the one on the PATH, or one that pip brings into the environment.
+.venv: requirements.lock
+	python3 -m venv --clear .venv
+	command -v uv >/dev/null || $(python) -m pip install --quiet uv
+	PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python $(python) --compile-bytecode --require-hashes -r requirements.lock
+	touch .venv
+
+.PHONY: help demo test lint lock

@@ -1,0 +1,132 @@
+"""The one LightningModule: a net, its loss, its errors, its optimizer and its rate."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from src.recipe import Schedule
+
+Errors = dict[str, float]
+
+
+class Counts(Metric):
+    """Loss, top-1 and top-5 mistakes and images since the last reset, summed on the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("counts", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
+        """Counts scores [N, classes] against labels [N]; `loss` is the mean over the N."""
+        hits = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
+        mistakes = ~torch.stack((hits[:, 0], hits.any(1), torch.zeros_like(hits[:, 0])))
+        self.counts += mistakes.sum(1)
+        self.loss += loss * len(labels)
+
+    def compute(self) -> tuple[float, int, int, int]:
+        """The sums over all processes: loss, top-1 mistakes, top-5 mistakes, images."""
+        return (self.loss.item(), *self.counts.tolist())
+
+
+class Classifier(LightningModule):
+    """Trains and tests a net on batches of images [N, 3, H, W] and labels [N].
+
+    Args:
+        net: gives scores [N, classes].
+        optimizer: makes an optimizer of parameters and a first rate.
+        schedule: gives the rate of each iteration.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net.to(memory_format=torch.channels_last)
+        self.make_optimizer, self.schedule = optimizer, schedule
+        self.trained, self.tested = Counts(), Counts()
+        self.last_sums: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.net.parameters(), lr=self.schedule(0))
+
+    def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
+        rate = self.schedule(self.global_step)
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = rate
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        return self._count(self.trained, batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        self._count(self.tested, batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+        self._count(self.tested, batch)
+
+    def _count(self, counts: Counts, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, labels = batch
+        logits = self.net(images)
+        loss = F.cross_entropy(logits, labels)
+        counts.update(logits.detach(), labels, loss.detach())
+        return loss
+
+    def measure(self) -> Errors:
+        """Loss and errors of the training batches since the last call, which the schedule is told as well.
+
+        Waits for the device, so it is not for every iteration.
+        """
+        sums = self.trained.compute()
+        latest = rates(*(now - before for now, before in zip(sums, self.last_sums, strict=True)))
+        self.last_sums = sums
+        self.schedule.observe(latest["error"])
+        return latest
+
+    def take_training_errors(self) -> Errors:
+        """Loss and errors of all training batches since the last call, and starts anew."""
+        self.last_sums = (0.0, 0, 0, 0)
+        return _take(self.trained)
+
+    def take_test_errors(self) -> Errors:
+        """Loss and errors of the images tested since the last call, and starts anew."""
+        return _take(self.tested)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = (self.trained.loss.item(), self.trained.counts.tolist())
+        checkpoint["training"] = {
+            "schedule": self.schedule.state_dict(),
+            "trained": trained,
+            "last": self.last_sums,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["training"]
+        self.schedule.load_state_dict(state["schedule"])
+        loss, counts = state["trained"]
+        self.trained.loss.fill_(loss)
+        self.trained.counts.copy_(torch.tensor(counts))
+        self.last_sums = tuple(state["last"])
+
+
+def rates(loss: float, mistakes: int, mistakes_top5: int, images: int) -> Errors:
+    """Mean loss and errors in percent, from sums."""
+    return {
+        "loss": loss / images,
+        "error": 100 * mistakes / images,
+        "error_top5": 100 * mistakes_top5 / images,
+    }
+
+
+def _take(counts: Counts) -> Errors:
+    errors = rates(*counts.compute())
+    counts.reset()
+    return errors

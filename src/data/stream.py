@@ -1,0 +1,75 @@
+"""The training stream: batch i is a pure function of the seed and i.
+
+Permutations of the training images, one per pass, are laid end to end and cut into batches of exactly
+`batch_size`, so a batch may straddle two passes and none is smaller. Order and augmentation come from generators
+keyed by the seed and a counter, never from global random state: going on at iteration i needs nothing but i.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Batch = tuple[Tensor, Tensor]
+# What a seed is used for; each use has generators of its own.
+SPLIT, ORDER, AUGMENTATION = range(3)
+
+
+def keyed(seed: int, *key: int) -> np.random.Generator:
+    """The random generator of one use of the seed, say `keyed(seed, ORDER, i)` for pass i."""
+    return np.random.default_rng([seed, *key])
+
+
+class Stream:
+    """Batches `0 .. iterations - 1` of the run; process `rank` of `world` takes its slice of each.
+
+    `make(indices, rng)` makes the batch of these training images, drawing from `rng` in the order of the whole
+    batch. The stream's state is one number, the next iteration.
+
+    Raises ValueError if the batch is empty or does not divide among the processes.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[Tensor, np.random.Generator, slice], Batch],
+        images: int,
+        batch_size: int,
+        iterations: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        assert batch_size % world == 0, (batch_size, world)
+        self.make, self.images, self.batch_size, self.iterations = make, images, batch_size, iterations
+        self.seed, self.next = seed, 0
+        share = batch_size // world
+        self.share = slice(rank * share, (rank + 1) * share)
+        self._permutation = lru_cache(maxsize=2)(lambda i: keyed(seed, ORDER, i).permutation(images))
+
+    def indices(self, iteration: int) -> np.ndarray:
+        """The training images of a batch, [batch_size], of all processes."""
+        start = iteration * self.batch_size
+        first, last = start // self.images, (start + self.batch_size - 1) // self.images
+        order = np.concatenate([self._permutation(i) for i in range(first, last + 1)])
+        return order[start - first * self.images :][: self.batch_size]
+
+    def batch(self, iteration: int) -> Batch:
+        """Images float32 [batch_size / world, 3, H, W] and labels int64 [batch_size / world]."""
+        rng = keyed(self.seed, AUGMENTATION, iteration)
+        return self.make(torch.from_numpy(self.indices(iteration)), rng, self.share)
+
+    def __len__(self) -> int:
+        return self.iterations
+
+    def __iter__(self) -> Iterator[Batch]:
+        for iteration in range(self.next, self.iterations):
+            self.next = iteration + 1
+            yield self.batch(iteration)
+
+    def state_dict(self) -> dict[str, int]:
+        return {"iteration": self.next}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.next = state["iteration"]

@@ -1,0 +1,46 @@
+"""What the machine is and what it does well."""
+
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+
+def resolve_precision(precision: str, accelerator: str, **_: object) -> str:
+    """`auto` as bf16-mixed where the device computes in bf16 natively, else as 32-true; the rest as it is."""
+    if precision != "auto":
+        return precision
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif accelerator in ("auto", "cpu") and not torch.backends.mps.is_available():
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        native = False
+    return "bf16-mixed" if native else "32-true"
+
+
+def device_name(device: torch.device) -> str:
+    """`NVIDIA H200`, or a processor's name and its number of threads in use."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads"
+
+
+def versions() -> dict[str, str]:
+    names = ("torch", "torchvision", "pytorch-lightning", "numpy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def git_commit() -> str | None:
+    """The commit of this code, `-dirty` if files differ from it; None where it lies in no git checkout."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None

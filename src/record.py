@@ -1,0 +1,127 @@
+"""What is written down while a run goes on: its metrics, its checkpoints, its progress bar."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from tqdm import tqdm
+
+from src.classifier import Classifier, Errors
+from src.run import RunFolder, write_whole
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, each written aside and renamed, so that the previous one stays until then."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: object = None) -> None:
+        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+
+
+class Record(Callback):
+    """Writes metrics.csv and the checkpoints of a run folder, and measures the time.
+
+    Every `log_every` iterations the training loss and error since the last time are taken from the device. Every
+    `eval_every` iterations, and after the last, a row has the training errors since the evaluation before (over
+    augmented mini-batches, while the weights moved) and those of the tested split. A checkpoint follows each
+    evaluation, and comes every `checkpoint_every` iterations.
+
+    Raises FloatingPointError when the loss or a weight is not finite; no checkpoint is written of that.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        iterations: int,
+        log_every: int,
+        eval_every: int,
+        checkpoint_every: int,
+        split: str,
+    ) -> None:
+        self.folder, self.iterations, self.split = folder, iterations, split
+        self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
+        self.row: dict[str, float] = {}
+        self.train_seconds = self.eval_seconds = 0.0
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+        self.bar = tqdm(
+            desc=self.folder.path.name,
+            total=self.iterations,
+            initial=trainer.global_step,
+            unit="it",
+            disable=None,
+        )
+        if trainer.is_global_zero:
+            self.folder.forget_after(trainer.global_step)
+        self.since = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
+        iteration = trainer.global_step
+        self.bar.update()
+        evaluation = iteration % self.eval_every == 0 or iteration == self.iterations
+        if evaluation or iteration % self.log_every == 0:
+            self._log_training(trainer, module, evaluation)
+        if iteration == self.iterations:
+            trainer.should_stop = (
+                True  # Lightning evaluates before it stops, also off the beat of eval_every.
+            )
+        if iteration % self.checkpoint_every == 0 and not evaluation:
+            self._save(trainer, module)
+
+    def _log_training(self, trainer: Trainer, module: Classifier, evaluation: bool) -> None:
+        latest = module.measure()
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        self.row = {"iteration": trainer.global_step, "lr": rate, "train/loss": latest["loss"]}
+        if not torch.tensor(latest["loss"]).isfinite():
+            raise FloatingPointError(f"the training loss is not finite at {self._where()}")
+        self.bar.set_postfix_str(f"train error {latest['error']:.1f}%")
+        if evaluation:
+            errors = module.take_training_errors()
+            self.row |= {"train/error": errors["error"], "train/error_top5": errors["error_top5"]}
+        elif trainer.is_global_zero:
+            self.folder.log(self.row)
+
+    def on_validation_start(self, trainer: Trainer, module: Classifier) -> None:
+        self._lap("train_seconds")
+
+    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
+        self.row |= {f"{self.split}/{name}": value for name, value in module.take_test_errors().items()}
+        self._lap("eval_seconds")
+        if trainer.is_global_zero:
+            self.folder.log(self.row)
+            row = self.row
+            line = f"train {row['train/error']:.2f}%  {self.split} {row[f'{self.split}/error']:.2f}%"
+            tqdm.write(f"{self.folder.path.name}  iteration {row['iteration']}  error: {line}")
+        self._save(trainer, module)
+
+    def on_train_end(self, trainer: Trainer, module: Classifier) -> None:
+        self.bar.close()
+
+    def on_exception(self, trainer: Trainer, module: Classifier, exception: BaseException) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def _save(self, trainer: Trainer, module: Classifier) -> None:
+        if not all(tensor.isfinite().all() for tensor in module.net.state_dict().values()):
+            raise FloatingPointError(f"a weight is not finite at {self._where()}")
+        trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
+
+    def _where(self) -> str:
+        kept = self.folder.last_checkpoint
+        good = f"the last good checkpoint is {kept}" if kept.exists() else "there was no checkpoint yet"
+        return f"iteration {self.row['iteration']}, rate {self.row['lr']:g}: try a lower recipe.schedule.lr ({good})"
+
+    def _lap(self, name: str) -> None:
+        now = time.perf_counter()
+        setattr(self, name, getattr(self, name) + now - self.since)
+        self.since = now
+
+    def state_dict(self) -> dict[str, float]:
+        self._lap("train_seconds")
+        return {"train_seconds": self.train_seconds, "eval_seconds": self.eval_seconds}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.train_seconds, self.eval_seconds = state["train_seconds"], state["eval_seconds"]

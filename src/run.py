@@ -1,0 +1,151 @@
+"""What a run folder is: its name, its lock, its files, and whether the run in it is finished.
+
+A folder is named by what the run is, so the same command finds its own folder again:
+
+    runs/<data>/<net>-<what differs from the defaults>-s<seed>/
+        config.yaml            the resolved config
+        metrics.csv            a row per logged iteration; errors in percent
+        checkpoints/last.ckpt  the latest whole checkpoint
+        summary.json           the results; written last, so it is there when the run is finished
+"""
+
+import csv
+import fcntl
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import yaml
+
+# Where a run happens is not part of what it is; precision is.
+WHERE = re.compile(r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger|runs")
+STAGES = ("train", "val", "test")
+COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"recipe": {"iterations": 1}} as {"recipe.iterations": 1}; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def identity(config: dict[str, Any]) -> dict[str, Any]:
+    """The flat keys of a config that say what its run is."""
+    return {key: value for key, value in flatten(config).items() if not WHERE.match(key)}
+
+
+def net_name(model: str, n: int | None) -> str:
+    """`resnet56` for model=resnet56 and for model=resnet n=9 (depth 6n+2, Sec. 4.2)."""
+    return model if n is None or re.search(r"\d", model) else f"{model}{6 * n + 2:g}"
+
+
+def folder_name(config: dict[str, Any], defaults: dict[str, Any], model: str) -> str:
+    """`resnet56-iterations200-s0`: the net, each value that differs from `defaults` under its key, the seed."""
+    net = net_name(model, config["model"].get("n"))
+    told = {"seed", "n"} if net == model else {"seed", "n", "model.n"}
+    usual, parts = identity(defaults), [net]
+    for key, value in identity(config).items():
+        if key not in told and (key not in usual or usual[key] != value):
+            label = "" if key == "trainer.precision" else key.rpartition(".")[2]
+            parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
+    return "-".join([*parts, f"s{config['seed']}"])
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Writes a file aside, brings it to the disk and renames it: `path` is never half a file."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with open(part, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class RunFolder:
+    """The folder of one run, whether it is there yet or not."""
+
+    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+        self.path, self.config = path, config
+        self.metrics, self.last_checkpoint = path / "metrics.csv", path / "checkpoints" / "last.ckpt"
+
+    @property
+    def summary(self) -> dict[str, Any] | None:
+        """The results, or None if the run is not finished."""
+        path = self.path / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Takes the folder for this process, making it if need be; the lock falls with the process.
+
+        Raises ValueError if another process has it, or if it holds a run of another config.
+        """
+        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        with open(self.path / "lock", "a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise ValueError(
+                    f"{self.path} is being written by {lock.read() or 'another process'}: wait for it, or stop it"
+                ) from None
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+            lock.flush()
+            self._claim()
+            yield
+
+    def _claim(self) -> None:
+        path = self.path / "config.yaml"
+        if not path.exists():
+            write_whole(path, lambda file: file.write(yaml.safe_dump(self.config, sort_keys=False).encode()))
+            return
+        found, wanted = identity(yaml.safe_load(path.read_text())), identity(self.config)
+        differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
+        if differ:
+            changes = ", ".join(f"{k} was {found.get(k)}, now {wanted.get(k)}" for k in differ)
+            raise ValueError(f"{self.path} holds a run of another config ({changes}): move that folder away")
+
+    def log(self, row: dict[str, float]) -> None:
+        """Appends one row of `COLUMNS` to metrics.csv; a column without a value stays empty."""
+        assert set(row) <= set(COLUMNS), row
+        new = not self.metrics.exists()
+        with open(self.metrics, "a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def last_row(self) -> dict[str, float]:
+        """The values of the last row of metrics.csv."""
+        with open(self.metrics, newline="") as file:
+            *_, last = csv.DictReader(file)
+        return {name: float(value) for name, value in last.items() if value}
+
+    def forget_after(self, iteration: int) -> None:
+        """Drops the rows of metrics.csv that a run going on from `iteration` will write again."""
+        if self.metrics.exists():
+            lines = self.metrics.read_text().splitlines(keepends=True)
+            kept = [x for x in lines[1:] if x.endswith("\n") and int(x.split(",")[0]) <= iteration]
+            if kept:
+                write_whole(self.metrics, lambda file: file.write("".join([*lines[:1], *kept]).encode()))
+            else:
+                self.metrics.unlink()
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes the results, which makes the run a finished one."""
+        write_whole(
+            self.path / "summary.json", lambda file: file.write(json.dumps(summary, indent=2).encode())
+        )
