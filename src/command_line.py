@@ -84,14 +84,10 @@ def _explain_choice(choice: str, options: list[str]) -> str:
     if group == "model" and net:
         n, remainder = divmod(int(net[2]) - 2, 6)
         if remainder:
-            nearest = " and ".join(
-                f"model={net[1]} n={m} ({6 * m + 2} layers)" for m in (max(n, 1), max(n, 1) + 1)
-            )
+            nearest = " and ".join(f"model={net[1]} n={m} ({6 * m + 2} layers)" for m in (max(n, 1), max(n, 1) + 1))
             return f"there is no {name}: {net[2]} layers is not 6n+2; the nearest are {nearest}"
         return f"there is no file for {name}: say model={net[1]} n={n}"
-    return f"there is no {choice.replace('/', '=')}" + (
-        _did_you_mean(name, options) or f": {', '.join(options)}"
-    )
+    return f"there is no {choice.replace('/', '=')}" + (_did_you_mean(name, options) or f": {', '.join(options)}")
 
 
 def _did_you_mean(word: str, words: list[str]) -> str:

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
-from src.classifier import Classifier, Errors
+from src.classifier import Classifier
 from src.run import RunFolder, write_whole
 
 
@@ -65,9 +65,7 @@ class Record(Callback):
         if evaluation or iteration % self.log_every == 0:
             self._log_training(trainer, module, evaluation)
         if iteration == self.iterations:
-            trainer.should_stop = (
-                True  # Lightning evaluates before it stops, also off the beat of eval_every.
-            )
+            trainer.should_stop = True  # Lightning evaluates before it stops, also off the beat of eval_every.
         if iteration % self.checkpoint_every == 0 and not evaluation:
             self._save(trainer, module)
 

@@ -146,6 +146,4 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the results, which makes the run a finished one."""
-        write_whole(
-            self.path / "summary.json", lambda file: file.write(json.dumps(summary, indent=2).encode())
-        )
+        write_whole(self.path / "summary.json", lambda file: file.write(json.dumps(summary, indent=2).encode()))

@@ -43,9 +43,7 @@ def find_folder(config: DictConfig) -> RunFolder:
     check(config, defaults)
     n_is_given = any(override.startswith("n=") for override in hydra_config.overrides.task)
     if n_is_given and config["model"].get("n") != config["n"]:
-        raise ValueError(
-            f"model={choices['model']} has its own depth: n={config['n']} needs model=plain or resnet"
-        )
+        raise ValueError(f"model={choices['model']} has its own depth: n={config['n']} needs model=plain or resnet")
     config["trainer"]["precision"] = resolve_precision(**config["trainer"])
     defaults["trainer"]["precision"] = "32-true"
     config = {"choices": choices, **config}
@@ -62,9 +60,7 @@ def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
             raise ValueError(f"there is no key {key}; --help lists them all")
         kind = type(usual.get(key))
         number = kind is float or key in ("n", "model.n")
-        fits = isinstance(value, int | float if number else kind) and (
-            kind is bool or not isinstance(value, bool)
-        )
+        fits = isinstance(value, int | float if number else kind) and (kind is bool or not isinstance(value, bool))
         if kind in kinds and value is not None and not fits and not key.startswith("trainer."):
             raise ValueError(f"{key}={value} must be {kinds[kind]}, as {usual[key]} is")
     if not 0 <= config["seed"] < 2**32:

@@ -50,9 +50,7 @@ def make_shortcut(option: str | None, in_channels: int, out_channels: int, strid
 class BasicBlock(nn.Module):
     """Two 3x3 layers, [N, in_channels, H, W] -> [N, width, H/stride, W/stride] (Fig. 5, left)."""
 
-    def __init__(
-        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str | None
-    ) -> None:
+    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str | None) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(in_channels, width, 3, stride, dilation), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, 1, dilation), nn.BatchNorm2d(width)

@@ -1,0 +1,59 @@
+"""Helpers of the tests: composing configs as the command line does, and running them in this process."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, open_dict
+
+from src import train
+from src.command_line import CONF
+from src.run import RunFolder
+
+ROOT = Path(__file__).resolve().parents[1]
+CIFAR10_FILES = ROOT / "data" / "cifar-10-batches-py"
+
+# Eight iterations of the smallest net: what a test trains where the result does not matter.
+TINY = ["n=1", "recipe.iterations=8", "recipe.eval_every=3", "recipe.log_every=2", "recipe.checkpoint_every=2"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not CIFAR10_FILES.exists():
+        for item in items:
+            if "cifar10" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=f"the real CIFAR-10 is not in {CIFAR10_FILES}"))
+
+
+def compose_run(*overrides: str) -> DictConfig:
+    """The config of a command line, with Hydra's own part set as in a run."""
+    config = compose("train", [*overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@pytest.fixture(scope="session", autouse=True)
+def hydra() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+
+
+@pytest.fixture
+def find(tmp_path: Path) -> Callable[..., RunFolder]:
+    """The run folder of a command line, below this test's own folder."""
+    return lambda *overrides: train.find_folder(compose_run(f"runs={tmp_path}/runs", *overrides))
+
+
+@pytest.fixture
+def tiny(find: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
+    """Trains `TINY` with further overrides in this process, and returns its folder."""
+
+    def run(*overrides: str) -> RunFolder:
+        folder = find(*TINY, "trainer.precision=32-true", *overrides)
+        train.run(folder)
+        return folder
+
+    return run

@@ -1,0 +1,183 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, TINY
+
+from src import train
+from src.record import Record
+from src.run import COLUMNS
+
+SUMMARY = (
+    "model n depth shortcut data seed val_images iterations parameters macs train_error val_error test_error "
+    "test_error_top5 images_per_second seconds precision device devices versions git_commit"
+).split()
+
+
+def weights(folder):
+    return torch.load(folder.last_checkpoint, weights_only=True)
+
+
+def assert_same_run(one, other):
+    assert one.metrics.read_text() == other.metrics.read_text()
+    a, b = weights(one), weights(other)
+    assert a["global_step"] == b["global_step"] == 8
+    assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
+    for state, other_state in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        for key, value in state["state"].items():
+            assert torch.equal(value["momentum_buffer"], other_state["state"][key]["momentum_buffer"])
+    assert a["training"] == b["training"]
+
+
+def test_a_run_fills_its_folder(tiny):
+    folder = tiny()
+    rows = [line.split(",") for line in folder.metrics.read_text().splitlines()]
+    assert rows[0] == COLUMNS
+    # Every second iteration is logged, every third and the last are evaluated.
+    assert [row[0] for row in rows[1:]] == ["2", "3", "4", "6", "8"]
+    evaluated = [row[0] for row in rows[1:] if row[COLUMNS.index("test/error")]]
+    assert evaluated == ["3", "6", "8"] == [row[0] for row in rows[1:] if row[COLUMNS.index("train/error")]]
+    assert list(folder.summary) == SUMMARY
+    assert folder.summary["depth"] == 8
+    assert folder.summary["test_error"] == folder.last_row()["test/error"]
+    assert yaml.safe_load((folder.path / "config.yaml").read_text())["recipe"]["iterations"] == 8
+
+
+def test_validation_images_are_measured_along_the_way_and_the_test_images_once(tiny):
+    folder = tiny("data.val_images=100")
+    text = folder.metrics.read_text().splitlines()
+    assert all(line.split(",")[COLUMNS.index("test/error")] == "" for line in text[1:])
+    assert folder.summary["val_error"] == folder.last_row()["val/error"]
+    assert folder.summary["test_error"] is not None
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(find, tiny, tmp_path):
+    first = tiny()
+    again = find(*TINY, "trainer.precision=32-true")
+    again.path = tmp_path / "again"
+    again.metrics, again.last_checkpoint = again.path / "metrics.csv", again.path / "checkpoints" / "last.ckpt"
+    train.run(again)
+    assert_same_run(first, again)
+    assert tiny("seed=1").metrics.read_text() != first.metrics.read_text()
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(
+    ("hook", "iterations"),
+    [
+        ("on_train_batch_end", [1, 2, 3, 4, 6, 7, 8]),
+        ("on_validation_start", [3, 6, 8]),
+        ("on_validation_end", [3, 6, 8]),
+        ("_save", [2, 3, 4, 6, 8]),
+    ],
+)
+def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(tiny, monkeypatch, tmp_path, hook, iterations, when):
+    """Stops before and after each kind of step: a row, an evaluation, a checkpoint. A warm-up gives it a state."""
+    overrides = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
+    whole = tiny(*overrides, f"runs={tmp_path}/whole")
+    original = getattr(Record, hook)
+    for iteration in iterations:
+
+        def stop(self, trainer, *args, iteration=iteration):
+            if when == "after":
+                original(self, trainer, *args)
+            if trainer.global_step == iteration:
+                raise Killed
+            if when == "before":
+                original(self, trainer, *args)
+
+        runs = f"runs={tmp_path}/{iteration}"
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Record, hook, stop)
+            tiny(*overrides, runs)
+        assert_same_run(whole, tiny(*overrides, runs))
+
+
+def test_warm_up_ends_and_stays_ended_over_a_resume(tiny, find, monkeypatch):
+    warm = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=200.0")
+    folder = tiny(*warm, "recipe.schedule.drops=[]")
+    rates = [line.split(",")[1] for line in folder.metrics.read_text().splitlines()[1:]]
+    # The first two iterations end it; each row tells the rate of its own iteration.
+    assert rates == ["0.01", "0.1", "0.1", "0.1", "0.1"]
+    assert weights(folder)["training"]["schedule"] == {"warming": False}
+
+
+def test_a_finished_run_is_not_run_again(tiny, find, capsys):
+    folder = tiny()
+    before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+    assert find(*TINY, "trainer.precision=32-true").summary == folder.summary
+    command = [sys.executable, "-m", "src.train", *TINY, "trainer.precision=32-true", f"runs={folder.path.parents[1]}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "is finished: 8 iterations" in done.stdout
+    assert before == {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+
+
+def test_a_killed_process_goes_on_and_a_second_one_is_refused(find, tiny, tmp_path):
+    """With real processes: SIGKILL in the middle, then the same command; meanwhile another is turned away."""
+    overrides = ["n=1", "recipe.iterations=400", "recipe.eval_every=30", "trainer.precision=32-true"]
+    command = [sys.executable, "-m", "src.train", *overrides, f"runs={tmp_path}/runs"]
+    folder = find(*overrides)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not folder.last_checkpoint.exists():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    with pytest.raises(ValueError, match=f"is being written by process {process.pid} on "):
+        train.run(folder)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert folder.summary is None
+    reached = weights(folder)["global_step"]
+    assert 0 < reached < 400
+    train.run(folder)
+    whole = find(*overrides, f"runs={tmp_path}/whole")
+    train.run(whole)
+    assert folder.metrics.read_text() == whole.metrics.read_text()
+    a, b = weights(folder)["state_dict"], weights(whole)["state_dict"]
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, find, monkeypatch):
+    with pytest.raises(FloatingPointError, match="not finite at iteration 2, rate 1e[+]30: .*no checkpoint yet"):
+        tiny("recipe.schedule.lr=1e30")
+    monkeypatch.setattr("src.recipe.step_rate", lambda iteration, *_: 0.1 if iteration < 4 else 1e30)
+    with pytest.raises(FloatingPointError, match="not finite at iteration 4, .* last good checkpoint is .*last.ckpt"):
+        tiny("seed=1", "recipe.eval_every=8")
+    assert weights(find(*TINY, "trainer.precision=32-true", "seed=1", "recipe.eval_every=8"))["global_step"] == 2
+
+
+def test_a_full_disk_ends_the_run_with_that_said_and_the_last_checkpoint_whole(tiny, find, monkeypatch):
+    saves = []
+
+    def fill(checkpoint, file):
+        saves.append(len(saves))
+        file.write(b"half of it")
+        if len(saves) > 1:
+            raise OSError(28, "No space left on device", file.name)
+        file.seek(0)
+        torch_save(checkpoint, file)
+
+    torch_save = torch.save
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(OSError, match="No space left on device.*last.ckpt"):
+        tiny()
+    folder = find(*TINY, "trainer.precision=32-true")
+    assert weights(folder)["global_step"] == 2
+    assert sorted(os.listdir(folder.last_checkpoint.parent)) == ["last.ckpt"]
+
+
+def test_everything_saved_is_plain_data(tiny):
+    folder = tiny()
+    json.loads((folder.path / "summary.json").read_text())
+    assert set(weights(folder)) >= {"state_dict", "optimizer_states", "loops", "training"}
