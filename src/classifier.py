@@ -101,20 +101,17 @@ class Classifier(LightningModule):
         return _take(self.tested)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = (self.trained.loss.item(), self.trained.counts.tolist())
-        checkpoint["training"] = {
-            "schedule": self.schedule.state_dict(),
-            "trained": trained,
-            "last": self.last_sums,
-        }
+        trained = self.trained.compute()  # of all processes, so that any number of them can go on from it
+        checkpoint["training"] = {"schedule": self.schedule.state_dict(), "trained": trained, "last": self.last_sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["training"]
         self.schedule.load_state_dict(state["schedule"])
-        loss, counts = state["trained"]
-        self.trained.loss.fill_(loss)
-        self.trained.counts.copy_(torch.tensor(counts))
-        self.last_sums = tuple(state["last"])
+        self.last_sums = state["last"]
+        if self.global_rank == 0:
+            loss, *counts = state["trained"]
+            self.trained.loss.fill_(loss)
+            self.trained.counts.copy_(torch.tensor(counts))
 
 
 def rates(loss: float, mistakes: int, mistakes_top5: int, images: int) -> Errors:

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -22,6 +23,7 @@ from src.run import flatten
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LIGHTNING_REFUSES = "MisconfigurationException"  # by name, so as not to import Lightning here
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "a word"}
 MISTAKES = (HydraException, OmegaConfBaseException, ValueError, OSError, FloatingPointError)
 
 
@@ -50,6 +52,32 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             sys.exit(explain(error))
 
     return reporting
+
+
+def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A composed config with what was chosen for it, and the defaults of the same choices, as plain dicts.
+
+    Raises ValueError for a key that nothing reads, a value of another kind than the default's, or an n beside a
+    named net's own.
+    """
+    hydra_config = HydraConfig.get()
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups}
+    defaults = compose(config_name, [f"{group}={name}" for group, name in choices.items()])
+    config, usual = (OmegaConf.to_container(c, resolve=True) for c in (config, defaults))
+    flat = flatten(usual)
+    for key, value in flatten(config).items():
+        if key.partition(".")[0] not in usual:
+            raise ValueError(f"there is no key {key}; --help lists them all")
+        kind = type(flat.get(key))
+        number = kind is float or key in ("n", "model.n")  # n=2.5 gets a better answer from the net
+        fits = isinstance(value, int | float if number else kind) and (kind is bool or not isinstance(value, bool))
+        if kind in KINDS and value is not None and not fits and not key.startswith("trainer."):
+            raise ValueError(f"{key}={value} must be {KINDS[kind]}, as {flat[key]} is")
+    n_is_given = any(override.startswith("n=") for override in hydra_config.overrides.task)
+    if n_is_given and config["model"].get("n") != config["n"]:
+        raise ValueError(f"model={choices['model']} has its own depth: n={config['n']} needs model=plain or resnet")
+    return {"choices": choices, **config}, {"choices": choices, **usual}
 
 
 def is_mistake(error: Exception) -> bool:

@@ -1,7 +1,10 @@
-"""What the machine is and what it does well."""
+"""What a run runs on: the device, what it does well, the versions of what runs on it."""
 
+import logging
+import os
 import platform
 import subprocess
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,13 +25,13 @@ def resolve_precision(precision: str, accelerator: str, **_: object) -> str:
 
 
 def device_name(device: torch.device) -> str:
-    """`NVIDIA H200`, or a processor's name and its number of threads in use."""
+    """`NVIDIA H200`, or a processor's name and the number of its cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{(names or [platform.processor()])[0]}, {torch.get_num_threads()} threads"
+    return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:
@@ -44,3 +47,10 @@ def git_commit() -> str | None:
     except FileNotFoundError:
         return None
     return done.stdout.strip() or None
+
+
+def quiet_lightning() -> None:
+    """Leaves the remarks of Lightning and torchmetrics out of the output; their errors still come through."""
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torchmetrics|torch.utils._pytree")

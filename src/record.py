@@ -56,6 +56,8 @@ class Record(Callback):
         )
         if trainer.is_global_zero:
             self.folder.forget_after(trainer.global_step)
+            start = f"goes on at iteration {trainer.global_step} of" if trainer.global_step else "trains for"
+            print(f"{self.folder.path} {start} {self.iterations} iterations in {trainer.precision}", flush=True)
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:

@@ -1,15 +1,16 @@
 """Trains one net and tests it: `python -m src.train model=resnet56 data=cifar10`; see --help."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hydra
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from hydra.types import RunMode
+from omegaconf import DictConfig
 
-from src.command_line import CONF, entry, job
-from src.run import RunFolder, flatten, folder_name
+from src.command_line import CONF, entry, job, resolve
+from src.run import RunFolder, folder_name
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 @job
 def main(config: DictConfig) -> None:
+    if HydraConfig.get().mode == RunMode.MULTIRUN and config.trainer.devices != 1:
+        raise ValueError("a sweep runs one net after another on one device: leave trainer.devices at 1")
     folder = find_folder(config)
     if folder.summary:
         print(f"{folder.path} is finished: {in_words(folder.summary)}")
@@ -32,42 +35,20 @@ def main(config: DictConfig) -> None:
 def find_folder(config: DictConfig) -> RunFolder:
     """The run folder that belongs to a config, which it resolves, `precision: auto` too.
 
-    Raises ValueError as `check` does, and for an n beside a named net's own.
+    Raises ValueError for a value that no run can have.
     """
-    from src.hardware import resolve_precision
-
-    hydra_config = HydraConfig.get()
-    choices = {group: hydra_config.runtime.choices[group] for group in ("model", "data", "recipe")}
-    defaults = compose("train", [f"{group}={name}" for group, name in choices.items()])
-    defaults, config = (OmegaConf.to_container(c, resolve=True) for c in (defaults, config))
-    check(config, defaults)
-    n_is_given = any(override.startswith("n=") for override in hydra_config.overrides.task)
-    if n_is_given and config["model"].get("n") != config["n"]:
-        raise ValueError(f"model={choices['model']} has its own depth: n={config['n']} needs model=plain or resnet")
-    config["trainer"]["precision"] = resolve_precision(**config["trainer"])
-    defaults["trainer"]["precision"] = "32-true"
-    config = {"choices": choices, **config}
-    name = folder_name(config, {"choices": choices, **defaults}, choices["model"])
-    return RunFolder(Path(config["runs"]) / choices["data"] / name, config)
-
-
-def check(config: dict[str, Any], defaults: dict[str, Any]) -> None:
-    """Raises ValueError for a key that nothing reads, a value of the wrong kind, a number that no run can have."""
-    kinds = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "a word"}
-    usual = flatten(defaults)
-    for key, value in flatten(config).items():
-        if key.partition(".")[0] not in defaults:
-            raise ValueError(f"there is no key {key}; --help lists them all")
-        kind = type(usual.get(key))
-        number = kind is float or key in ("n", "model.n")
-        fits = isinstance(value, int | float if number else kind) and (kind is bool or not isinstance(value, bool))
-        if kind in kinds and value is not None and not fits and not key.startswith("trainer."):
-            raise ValueError(f"{key}={value} must be {kinds[kind]}, as {usual[key]} is")
+    config, defaults = resolve(config, "train")
     if not 0 <= config["seed"] < 2**32:
         raise ValueError(f"seed={config['seed']} must be from 0 to 2**32 - 1")
     for key in ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every"):
         if config["recipe"][key] < 1:
             raise ValueError(f"recipe.{key}={config['recipe'][key]} must be at least 1")
+    from src.hardware import resolve_precision
+
+    config["trainer"]["precision"] = resolve_precision(**config["trainer"])
+    defaults["trainer"]["precision"] = "32-true"
+    choices = config["choices"]
+    return RunFolder(Path(config["runs"]) / choices["data"] / folder_name(config, defaults, choices["model"]), config)
 
 
 def run(folder: RunFolder) -> None:
@@ -75,26 +56,21 @@ def run(folder: RunFolder) -> None:
 
     Everything that can be wrong with a config is found before the folder is touched.
     """
-    from hydra.utils import instantiate
-    from pytorch_lightning import Trainer, seed_everything
+    from pytorch_lightning import Trainer
+    from pytorch_lightning.utilities import rank_zero_only
 
-    from src.classifier import Classifier
+    from src.hardware import quiet_lightning
     from src.record import Record, WholeCheckpoints
 
     quiet_lightning()
-    config, recipe = folder.config, folder.config["recipe"]
-    intervals = {key: recipe[key] for key in ("log_every", "eval_every", "checkpoint_every")}
-    seed_everything(config["seed"], verbose=False)
-    net = instantiate(config["model"], _convert_="all")
-    length = {"n": config["model"].get("n"), "iterations": recipe["iterations"]}
-    schedule = instantiate(recipe["schedule"], **length, _convert_="all")
-    classifier = Classifier(net, instantiate(recipe["optimizer"]), schedule)
-    stream = {"seed": config["seed"], "batch_size": recipe["batch_size"], "iterations": recipe["iterations"]}
-    data = instantiate(config["data"], **stream, _convert_="all")
+    recipe = folder.config["recipe"]
+    classifier, data = build(folder.config)
     split = "val" if data.val_images else "test"
-    record = Record(folder, recipe["iterations"], **intervals, split=split)
+    record = Record(
+        folder, recipe["iterations"], recipe["log_every"], recipe["eval_every"], recipe["checkpoint_every"], split
+    )
     trainer = Trainer(
-        **config["trainer"],
+        **folder.config["trainer"],
         max_steps=recipe["iterations"],
         max_epochs=1,
         val_check_interval=min(recipe["eval_every"], recipe["iterations"]),
@@ -110,18 +86,32 @@ def run(folder: RunFolder) -> None:
     data.trainer = trainer
     data.prepare_data()
     data.setup()
-    with folder.locked():
-        print(
-            f"{folder.path}: {recipe['iterations']} iterations in {config['trainer']['precision']}",
-            flush=True,
-        )
+    with folder.locked() if rank_zero_only.rank == 0 else nullcontext():
         checkpoint = folder.last_checkpoint if folder.last_checkpoint.exists() else None
         trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if split == "val":
             trainer.test(classifier, datamodule=data, verbose=False)
+            record.row |= {f"test/{name}": value for name, value in classifier.take_test_errors().items()}
         if trainer.is_global_zero:
             folder.finish(summarize(folder, trainer, classifier, data, record))
             print(f"{folder.path}: {in_words(folder.summary)}", flush=True)
+
+
+def build(config: dict[str, Any]) -> tuple["Classifier", "ImagesInMemory"]:
+    """The net with its recipe, and the data, which are not read yet. Raises ValueError for what they refuse."""
+    from hydra.utils import instantiate
+    from pytorch_lightning import seed_everything
+
+    from src.classifier import Classifier
+
+    recipe, seed = config["recipe"], config["seed"]
+    seed_everything(seed, verbose=False)
+    net = instantiate(config["model"], _convert_="all")
+    length = {"n": config["model"].get("n"), "iterations": recipe["iterations"]}
+    schedule = instantiate(recipe["schedule"], **length, _convert_="all")
+    stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": recipe["iterations"]}
+    data = instantiate(config["data"], **stream, _convert_="all")
+    return Classifier(net, instantiate(recipe["optimizer"]), schedule), data
 
 
 def summarize(
@@ -131,9 +121,7 @@ def summarize(
     from src.hardware import device_name, git_commit, versions
     from src.models.count import multiply_adds, parameters
 
-    config, last = folder.config, folder.last_row()
-    if data.val_images:
-        last |= {f"test/{name}": value for name, value in classifier.take_test_errors().items()}
+    config, last = folder.config, folder.last_row() | record.row
     return {
         "model": config["choices"]["model"],
         "n": config["model"].get("n"),
@@ -165,16 +153,6 @@ def in_words(summary: dict[str, Any]) -> str:
         f"test error {summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
         f"{summary['images_per_second']:,.0f} images/s"
     )
-
-
-def quiet_lightning() -> None:
-    """Leaves Lightning's remarks out of the output; its errors still come through."""
-    import logging
-    import warnings
-
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torch.utils._pytree")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,12 @@ def test_where_a_run_happens_is_not_part_of_its_name():
 
 @pytest.mark.parametrize(
     ("model", "n", "name"),
-    [("resnet56", 9, "resnet56"), ("resnet", 9, "resnet56"), ("plain", 200, "plain1202"), ("resnet50", None, "resnet50")],
+    [
+        ("resnet56", 9, "resnet56"),
+        ("resnet", 9, "resnet56"),
+        ("plain", 200, "plain1202"),
+        ("resnet50", None, "resnet50"),
+    ],
 )
 def test_nets_of_the_same_depth_share_a_name(model, n, name):
     assert net_name(model, n) == name

@@ -1,0 +1,39 @@
+"""Reads weights, those of our own checkpoints and those from elsewhere, and never runs what a file may hold."""
+
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file: bare or under `state_dict`, its keys with or without `module.` or `net.` in front.
+
+    Raises FileNotFoundError, or ValueError if the file holds anything but tensors and plain values.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is not a file of tensors alone, as torch.save makes one of a state dict") from error
+    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    state = {re.sub(r"^(module\.|net\.)+", "", str(key)): value for key, value in state.items()}
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} holds no state dict: a mapping of names to tensors, bare or under `state_dict`")
+    return state
+
+
+def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
+    """Puts a state dict into a net. Raises ValueError, naming the first keys that differ, if it is of another."""
+    own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    # Weights saved before PyTorch 0.4.1 do not count batches; with a fixed momentum nothing depends on it.
+    differ = [k for k in {**own, **given} if own.get(k) != given.get(k) and not k.endswith("num_batches_tracked")]
+    if differ:
+        first = ", ".join(f"{k}: {given.get(k, 'none')} given, {own.get(k, 'none')} in the net" for k in differ[:3])
+        raise ValueError(f"these are weights of another net: {len(differ)} keys differ, first {first}")
+    net.load_state_dict(state, strict=False)
