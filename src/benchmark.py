@@ -1,14 +1,17 @@
 """Images per second, side by side: `python -m src.benchmark -o experiments/speed.csv`.
 
-Each implementation trains the same net on CIFAR-10 in turn, several times over; the numbers are medians, and the
-ratio is the median of the ratios within each turn, as the speed of a shared machine drifts.
+Each implementation trains the same net on CIFAR-10 in turn, several times over, each time in a process of its own;
+the numbers are medians, and the ratio is the median of the ratios within each turn, as the speed of a shared
+machine drifts.
 """
 
 import argparse
+import multiprocessing
 import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
@@ -22,7 +25,7 @@ from omegaconf import DictConfig, open_dict
 
 from src import record, train
 from src.command_line import CONF
-from src.hardware import device_name, git_commit, versions
+from src.hardware import device_name, git_commit, resolve_precision, versions
 from src.report.results import write_csv
 
 BATCH = 128
@@ -106,14 +109,20 @@ IMPLEMENTATIONS: dict[str, tuple[Callable[[str, str, int, str], float], str]] = 
 }
 
 
+def run_one(name: str, net: str, root: str, iterations: int) -> float:
+    """One measurement, in the process it has to itself."""
+    implementation, precision = IMPLEMENTATIONS[name]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return implementation(net, root, iterations, precision)
+
+
 def measure(net: str, root: str, iterations: int, repeats: int) -> list[dict[str, Any]]:
     """One row for each implementation, each at its own default precision."""
     speeds: dict[str, list[float]] = {name: [] for name in IMPLEMENTATIONS}
     for _ in range(repeats):
-        for name, (run, precision) in IMPLEMENTATIONS.items():
-            speeds[name].append(run(net, root, iterations, precision))
-    from src.hardware import resolve_precision
-
+        for name in IMPLEMENTATIONS:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                speeds[name].append(process.submit(run_one, name, net, root, iterations).result())
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return [
         {
@@ -142,8 +151,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns (default: 3)")
     parser.add_argument("-o", dest="out", type=Path, help="a CSV file to write")
     options = parser.parse_args()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        rows = measure(options.net, options.root, options.iterations, options.repeats)
+    rows = measure(options.net, options.root, options.iterations, options.repeats)
     for row in rows:
         print(*(f"{key}={row[key]}" for key in list(row)[:6]), sep="  ")
     if options.out:

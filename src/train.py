@@ -59,10 +59,11 @@ def run(folder: RunFolder) -> None:
     from pytorch_lightning import Trainer
     from pytorch_lightning.utilities import rank_zero_only
 
-    from src.hardware import quiet_lightning
+    from src.hardware import keep_freed_memory, quiet_lightning
     from src.record import Record, WholeCheckpoints
 
     quiet_lightning()
+    keep_freed_memory()
     recipe = folder.config["recipe"]
     classifier, data = build(folder.config)
     split = "val" if data.val_images else "test"

@@ -61,7 +61,7 @@ class BasicBlock(nn.Module):
         y = F.relu(self.bn1(self.conv1(x)), inplace=True)
         y = self.bn2(self.conv2(y))
         if self.downsample is not None:
-            y = y + self.downsample(x)
+            y += self.downsample(x)
         return F.relu(y, inplace=True)
 
 
@@ -96,7 +96,7 @@ class Bottleneck(nn.Module):
         y = F.relu(self.bn2(self.conv2(y)), inplace=True)
         y = self.bn3(self.conv3(y))
         if self.downsample is not None:
-            y = y + self.downsample(x)
+            y += self.downsample(x)
         return F.relu(y, inplace=True)
 
 
