@@ -59,12 +59,12 @@ def run(folder: RunFolder) -> None:
     from pytorch_lightning import Trainer
     from pytorch_lightning.utilities import rank_zero_only
 
-    from src.hardware import keep_freed_memory, quiet_lightning
+    from src.hardware import git_commit, keep_freed_memory, quiet_lightning
     from src.record import Record, WholeCheckpoints
 
     quiet_lightning()
     keep_freed_memory()
-    recipe = folder.config["recipe"]
+    recipe, commit = folder.config["recipe"], git_commit()
     classifier, data = build(folder.config)
     split = "val" if data.val_images else "test"
     record = Record(
@@ -94,7 +94,7 @@ def run(folder: RunFolder) -> None:
             trainer.test(classifier, datamodule=data, verbose=False)
             record.row |= {f"test/{name}": value for name, value in classifier.take_test_errors().items()}
         if trainer.is_global_zero:
-            folder.finish(summarize(folder, trainer, classifier, data, record))
+            folder.finish(summarize(folder, trainer, classifier, data, record) | {"git_commit": commit})
             print(f"{folder.path}: {in_words(folder.summary)}", flush=True)
 
 
@@ -119,7 +119,7 @@ def summarize(
     folder: RunFolder, trainer: "Trainer", classifier: "Classifier", data: "ImagesInMemory", record: "Record"
 ) -> dict[str, Any]:
     """The results of a finished run: final weights, at the last iteration."""
-    from src.hardware import device_name, git_commit, versions
+    from src.hardware import device_name, versions
     from src.models.count import multiply_adds, parameters
 
     config, last = folder.config, folder.last_row() | record.row
@@ -144,7 +144,6 @@ def summarize(
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
         "versions": versions(),
-        "git_commit": git_commit(),
     }
 
 

@@ -34,7 +34,9 @@ class ZeroPadShortcut(nn.Module):
         self.padding = (0, 0, 0, 0, new_channels // 2, new_channels - new_channels // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pad(x[:, :, :: self.stride, :: self.stride], self.padding)
+        # Pooling over one pixel is x[:, :, ::stride, ::stride], whose gradient would come in another memory order
+        # than channels-last and slow all that follows: 15% of a resnet20's step on a CPU.
+        return F.pad(F.avg_pool2d(x, 1, self.stride), self.padding)
 
 
 def make_shortcut(option: str | None, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
@@ -58,11 +60,11 @@ class BasicBlock(nn.Module):
         self.out_channels = width
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.downsample is not None:
-            y += self.downsample(x)
-        return F.relu(y, inplace=True)
+            y = y + self.downsample(x)
+        return F.relu(y)
 
 
 class Bottleneck(nn.Module):
@@ -92,12 +94,12 @@ class Bottleneck(nn.Module):
         self.downsample = make_shortcut(shortcut, in_channels, self.out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        y = F.relu(self.bn1(self.conv1(x)))
+        y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
         if self.downsample is not None:
-            y += self.downsample(x)
-        return F.relu(y, inplace=True)
+            y = y + self.downsample(x)
+        return F.relu(y)
 
 
 class ResidualNet(nn.Module):
@@ -139,7 +141,7 @@ class ResidualNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode=init, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x)), inplace=True))
+        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for name in self.stages:
             x = self.get_submodule(name)(x)
         return self.fc(x.mean((2, 3)))

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from src.report.results import read_runs, write_csv
-from src.report.table import table
+from src.report.table import fill_in, results_table
 
 
 def main() -> None:
@@ -17,7 +17,11 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="run folders, or folders of them")
     parser.add_argument("-o", dest="out", type=Path, default=Path("report"), help="where to write (default: report)")
+    parser.add_argument("--readme", type=Path, help="instead, bring the tables of this Markdown file up to date")
     options = parser.parse_args()
+    if options.readme:
+        options.readme.write_text(fill_in(options.readme.read_text(), options.readme.parent))
+        return
     runs, unfinished = read_runs(options.runs)
     for path in unfinished:
         print(f"left out, as it is not finished: {path}", file=sys.stderr)
@@ -30,7 +34,7 @@ def main() -> None:
         of_data = list(group)
         write_csv(options.out / f"{data}.csv", [run.row for run in of_data])
         draw_curves(of_data, options.out / data)
-        print(table([run.row for run in of_data]))
+        print(results_table([run.row for run in of_data]))
         print(f"written: {options.out / data}.csv, .svg, .png")
 
 
