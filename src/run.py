@@ -21,8 +21,8 @@ from typing import Any, BinaryIO
 
 import yaml
 
-# Where a run happens is not part of what it is; precision is.
-WHERE = re.compile(r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger|runs")
+# Where a run happens, and in how much memory, is not part of what it is; precision is.
+WHERE = re.compile(r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger|runs|recompute")
 STAGES = ("train", "val", "test")
 COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]
 

@@ -108,6 +108,7 @@ def build(config: dict[str, Any]) -> tuple["Classifier", "ImagesInMemory"]:
     recipe, seed = config["recipe"], config["seed"]
     seed_everything(seed, verbose=False)
     net = instantiate(config["model"], _convert_="all")
+    net.recompute = config["recompute"]
     length = {"n": config["model"].get("n"), "iterations": recipe["iterations"]}
     schedule = instantiate(recipe["schedule"], **length, _convert_="all")
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": recipe["iterations"]}

@@ -23,10 +23,9 @@ def results_table(rows: Sequence[Row]) -> str:
 
 
 def speed_table(rows: Sequence[Row]) -> str:
-    """One line for each implementation that was measured in one run of the benchmark."""
-    head = ("net", "implementation", "precision", "images/s", "src.train / this", "device")
-    keys = ("net", "implementation", "precision", "images_per_second", "src.train / this", "device")
-    return markdown(head, [tuple(str(row[key]) for key in keys) for row in rows])
+    """What the benchmark measured, a line each."""
+    keys = ("measure", "net", "subject", "precision", "value", "unit", "src.train / this")
+    return markdown(keys, [tuple(str(row[key]) for key in keys) for row in rows])
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

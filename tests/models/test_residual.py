@@ -198,6 +198,32 @@ def test_the_gradient_reaches_the_first_layer(name):
     assert (net.conv1.weight.detach() - before).abs().max() > 0
 
 
+@pytest.mark.parametrize("make", [lambda: resnet(2, "B", 10, "fan_in"), lambda: plain(2, 10, "fan_in")])
+def test_recomputing_activations_changes_nothing_but_the_memory(make):
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    results = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        net = make()
+        net.recompute = recompute
+        kept = []
+
+        def keep(tensor, kept=kept):
+            kept.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            loss = F.cross_entropy(net(images), labels)
+        memory = sum(kept)
+        loss.backward()
+        results.append((loss, [p.grad for p in net.parameters()], net.state_dict(), memory))
+    (loss, grads, state, memory), (loss2, grads2, state2, memory2) = results
+    assert torch.equal(loss, loss2)
+    assert all(torch.equal(a, b) for a, b in zip(grads, grads2, strict=True))
+    assert all(torch.equal(state[key], state2[key]) for key in state)
+    assert memory2 < memory / 3
+
+
 def test_mistakes_name_their_remedy():
     with pytest.raises(ValueError, match=r"n=2.5 .*n=2 \(14 layers\) and n=3 \(20 layers\)"):
         plain(2.5, 10, "fan_in")
