@@ -148,6 +148,22 @@ def test_a_killed_process_goes_on_and_a_second_one_is_refused(find, tiny, tmp_pa
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
+    """Over gloo; an odd number of test images, so that the shares differ."""
+    overrides = [*TINY, "trainer.precision=32-true", "data.test_images=501", f"runs={tmp_path}/runs"]
+    where = ["trainer.accelerator=cpu", "trainer.devices=2"]
+    command = [sys.executable, "-m", "src.train", *overrides, *where]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    folder = find(*overrides)
+    assert folder.summary["devices"] == 2
+    mistakes = folder.summary["test_error"] * 501 / 100
+    assert mistakes == pytest.approx(round(mistakes), abs=1e-6)
+    # 128 images a step: the errors of the last two of eight iterations are out of 256.
+    assert (folder.summary["train_error"] * 256 / 100).is_integer()
+    assert len(list(folder.path.parent.iterdir())) == 1
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, find, monkeypatch):
     with pytest.raises(FloatingPointError, match="not finite at iteration 2, rate 1e[+]30: .*no checkpoint yet"):
         tiny("recipe.schedule.lr=1e30")
