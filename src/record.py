@@ -47,6 +47,10 @@ class Record(Callback):
         self.bar: tqdm | None = None
 
     def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+        if trainer.is_global_zero:
+            self.folder.forget_after(trainer.global_step)
+            start = f"goes on at iteration {trainer.global_step} of" if trainer.global_step else "trains for"
+            print(f"{self.folder.path} {start} {self.iterations} iterations in {trainer.precision}", flush=True)
         self.bar = tqdm(
             desc=self.folder.path.name,
             total=self.iterations,
@@ -54,10 +58,6 @@ class Record(Callback):
             unit="it",
             disable=None,
         )
-        if trainer.is_global_zero:
-            self.folder.forget_after(trainer.global_step)
-            start = f"goes on at iteration {trainer.global_step} of" if trainer.global_step else "trains for"
-            print(f"{self.folder.path} {start} {self.iterations} iterations in {trainer.precision}", flush=True)
         self.since = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
