@@ -60,8 +60,8 @@ class Record(Callback):
         )
         self.since = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
-        iteration = trainer.global_step
+    def on_train_batch_end(self, trainer: Trainer, module: Classifier, _: Any, __: Any, batch_idx: int) -> None:
+        iteration = batch_idx + 1
         self.bar.update()
         evaluation = iteration % self.eval_every == 0 or iteration == self.iterations
         if evaluation or iteration % self.log_every == 0:
