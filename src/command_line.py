@@ -24,6 +24,7 @@ from src.run import flatten
 CONF = Path(__file__).resolve().parents[1] / "conf"
 LIGHTNING_REFUSES = "MisconfigurationException"  # by name, so as not to import Lightning here
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "a word"}
+NULLABLE = ("recipe.schedule.warmup_from_n",)
 MISTAKES = (HydraException, OmegaConfBaseException, ValueError, OSError, FloatingPointError)
 
 
@@ -72,7 +73,8 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
         kind = type(flat.get(key))
         number = kind is float or key in ("n", "model.n")  # n=2.5 gets a better answer from the net
         fits = isinstance(value, int | float if number else kind) and (kind is bool or not isinstance(value, bool))
-        if kind in KINDS and value is not None and not fits and not key.startswith("trainer."):
+        fits = fits or (value is None and key in NULLABLE)
+        if kind in KINDS and not fits and not key.startswith("trainer."):
             raise ValueError(f"{key}={value} must be {KINDS[kind]}, as {flat[key]} is")
     n_is_given = any(override.startswith("n=") for override in hydra_config.overrides.task)
     if n_is_given and config["model"].get("n") != config["n"]:

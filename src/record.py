@@ -1,5 +1,6 @@
 """What is written down while a run goes on: its metrics, its checkpoints, its progress bar."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Record(Callback):
             total=self.iterations,
             initial=trainer.global_step,
             unit="it",
-            disable=None,
+            disable=None if trainer.is_global_zero else True,  # None: where the output is no terminal
         )
         self.since = time.perf_counter()
 
@@ -75,8 +76,8 @@ class Record(Callback):
         latest = module.measure()
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         self.row = {"iteration": trainer.global_step, "lr": rate, "train/loss": latest["loss"]}
-        if not torch.tensor(latest["loss"]).isfinite():
-            raise FloatingPointError(f"the training loss is not finite at {self._where()}")
+        if not math.isfinite(latest["loss"]):
+            raise FloatingPointError(f"the training loss is not finite at {self._where(trainer)}")
         self.bar.set_postfix_str(f"train error {latest['error']:.1f}%")
         if evaluation:
             errors = module.take_training_errors()
@@ -106,13 +107,13 @@ class Record(Callback):
 
     def _save(self, trainer: Trainer, module: Classifier) -> None:
         if not all(tensor.isfinite().all() for tensor in module.net.state_dict().values()):
-            raise FloatingPointError(f"a weight is not finite at {self._where()}")
+            raise FloatingPointError(f"a weight is not finite at {self._where(trainer)}")
         trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
 
-    def _where(self) -> str:
-        kept = self.folder.last_checkpoint
+    def _where(self, trainer: Trainer) -> str:
+        kept, rate = self.folder.last_checkpoint, trainer.optimizers[0].param_groups[0]["lr"]
         good = f"the last good checkpoint is {kept}" if kept.exists() else "there was no checkpoint yet"
-        return f"iteration {self.row['iteration']}, rate {self.row['lr']:g}: try a lower recipe.schedule.lr ({good})"
+        return f"iteration {trainer.global_step}, rate {rate:g}: try a lower recipe.schedule.lr ({good})"
 
     def _lap(self, name: str) -> None:
         now = time.perf_counter()
