@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, open_dict
+from hydra import initialize_config_dir
 
 from src import train
+from src.benchmark.loops import compose_run
 from src.command_line import CONF
 from src.run import RunFolder
 
@@ -24,15 +23,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "cifar10" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason=f"the real CIFAR-10 is not in {CIFAR10_FILES}"))
-
-
-def compose_run(*overrides: str) -> DictConfig:
-    """The config of a command line, with Hydra's own part set as in a run."""
-    config = compose("train", [*overrides], return_hydra_config=True)
-    HydraConfig.instance().set_config(config)
-    with open_dict(config):
-        del config["hydra"]
-    return config
 
 
 @pytest.fixture(scope="session", autouse=True)

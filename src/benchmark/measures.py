@@ -219,16 +219,9 @@ def start(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
 
 
 def _peak(net: str, precision: str, recompute: bool) -> float:
-    model = make_net(net).to(memory_format=torch.channels_last)
-    model.recompute = recompute
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
-    images = torch.randn(BATCH, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last)
-    labels = torch.randint(0, 10, (BATCH,), device=DEVICE)
+    step = loops.bare_step(net, precision, recompute)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-        loss = F.cross_entropy(model(images), labels)
-    loss.backward()
-    optimizer.step()
+    step()
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
     return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
