@@ -56,7 +56,7 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 
 
 def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A composed config with what was chosen for it, and the defaults of the same choices, as plain dicts.
+    """A composed config with what was chosen for it, and the defaults of the same net and data, as plain dicts.
 
     Raises ValueError for a key that nothing reads, a value of another kind than the default's, or an n beside a
     named net's own.
@@ -64,7 +64,7 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     hydra_config = HydraConfig.get()
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups}
-    defaults = compose(config_name, [f"{group}={name}" for group, name in choices.items()])
+    defaults = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
     config, usual = (OmegaConf.to_container(c, resolve=True) for c in (config, defaults))
     flat = flatten(usual)
     for key, value in flatten(config).items():

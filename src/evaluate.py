@@ -1,5 +1,6 @@
 """Tests a net: `python -m src.evaluate run=runs/cifar10/resnet56-s0`; see --help."""
 
+import time
 from pathlib import Path
 
 import hydra
@@ -30,8 +31,6 @@ def main(config: DictConfig) -> None:
 
 def evaluate(config: dict, name: str) -> tuple[int, int, int]:
     """Prints the errors over every test image; returns top-1 mistakes, top-5 mistakes, images."""
-    import time
-
     from hydra.utils import instantiate
     from pytorch_lightning import Trainer
 

@@ -21,8 +21,11 @@ from typing import Any, BinaryIO
 
 import yaml
 
-# Where a run happens, and in how much memory, is not part of what it is; precision is.
-WHERE = re.compile(r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger|runs|recompute")
+# Where a run happens, and in how much memory, is not part of what it is; precision is. Nor are the words it was asked
+# for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
+NOT_ITSELF = re.compile(
+    r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger.*|runs|recompute|choices\..*|n"
+)
 STAGES = ("train", "val", "test")
 COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]
 
@@ -40,7 +43,7 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The flat keys of a config that say what its run is."""
-    return {key: value for key, value in flatten(config).items() if not WHERE.match(key)}
+    return {key: value for key, value in flatten(config).items() if not NOT_ITSELF.fullmatch(key)}
 
 
 def net_name(model: str, n: int | None) -> str:
@@ -51,7 +54,7 @@ def net_name(model: str, n: int | None) -> str:
 def folder_name(config: dict[str, Any], defaults: dict[str, Any], model: str) -> str:
     """`resnet56-iterations200-s0`: the net, each value that differs from `defaults` under its key, the seed."""
     net = net_name(model, config["model"].get("n"))
-    told = {"seed", "n"} if net == model else {"seed", "n", "model.n"}
+    told = {"seed"} if net == model else {"seed", "model.n"}
     usual, parts = identity(defaults), [net]
     for key, value in identity(config).items():
         if key not in told and (key not in usual or usual[key] != value):
@@ -104,13 +107,16 @@ class RunFolder:
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {os.uname().nodename}")
             lock.flush()
-            self._claim()
+            path = self.path / "config.yaml"
+            if not path.exists():
+                write_whole(path, lambda file: file.write(yaml.safe_dump(self.config, sort_keys=False).encode()))
+            self.refuse_another_config()
             yield
 
-    def _claim(self) -> None:
+    def refuse_another_config(self) -> None:
+        """Raises ValueError if the folder holds a run of another config."""
         path = self.path / "config.yaml"
         if not path.exists():
-            write_whole(path, lambda file: file.write(yaml.safe_dump(self.config, sort_keys=False).encode()))
             return
         found, wanted = identity(yaml.safe_load(path.read_text())), identity(self.config)
         differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
@@ -128,11 +134,10 @@ class RunFolder:
                 writer.writeheader()
             writer.writerow(row)
 
-    def last_row(self) -> dict[str, float]:
-        """The values of the last row of metrics.csv."""
+    def rows(self) -> list[dict[str, float]]:
+        """The rows of metrics.csv, each with the values that it has."""
         with open(self.metrics, newline="") as file:
-            *_, last = csv.DictReader(file)
-        return {name: float(value) for name, value in last.items() if value}
+            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
     def forget_after(self, iteration: int) -> None:
         """Drops the rows of metrics.csv that a run going on from `iteration` will write again."""

@@ -26,6 +26,7 @@ def main(config: DictConfig) -> None:
     if HydraConfig.get().mode == RunMode.MULTIRUN and config.trainer.devices != 1:
         raise ValueError("a sweep runs one net after another on one device: leave trainer.devices at 1")
     folder = find_folder(config)
+    folder.refuse_another_config()
     if folder.summary:
         print(f"{folder.path} is finished: {in_words(folder.summary)}")
         return
@@ -123,7 +124,7 @@ def summarize(
     from src.hardware import device_name, versions
     from src.models.count import multiply_adds, parameters
 
-    config, last = folder.config, folder.last_row() | record.row
+    config, last = folder.config, folder.rows()[-1] | record.row
     return {
         "model": config["choices"]["model"],
         "n": config["model"].get("n"),

@@ -105,7 +105,7 @@ def test_rows_are_logged_and_forgotten(tmp_path):
     lines = folder.metrics.read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     assert [line.split(",")[0] for line in lines[1:]] == ["100", "200"]
-    assert folder.last_row() == {"iteration": 200, "lr": 0.1, "train/loss": 1.5}
+    assert folder.rows()[-1] == {"iteration": 200, "lr": 0.1, "train/loss": 1.5}
     folder.forget_after(0)
     assert not folder.metrics.exists()
 

@@ -45,7 +45,7 @@ def test_a_run_fills_its_folder(tiny):
     assert evaluated == ["3", "6", "8"] == [row[0] for row in rows[1:] if row[COLUMNS.index("train/error")]]
     assert list(folder.summary) == SUMMARY
     assert folder.summary["depth"] == 8
-    assert folder.summary["test_error"] == folder.last_row()["test/error"]
+    assert folder.summary["test_error"] == folder.rows()[-1]["test/error"]
     assert yaml.safe_load((folder.path / "config.yaml").read_text())["recipe"]["iterations"] == 8
 
 
@@ -53,7 +53,7 @@ def test_validation_images_are_measured_along_the_way_and_the_test_images_once(t
     folder = tiny("data.val_images=100")
     text = folder.metrics.read_text().splitlines()
     assert all(line.split(",")[COLUMNS.index("test/error")] == "" for line in text[1:])
-    assert folder.summary["val_error"] == folder.last_row()["val/error"]
+    assert folder.summary["val_error"] == folder.rows()[-1]["val/error"]
     assert folder.summary["test_error"] is not None
 
 
@@ -121,6 +121,34 @@ def test_a_finished_run_is_not_run_again(tiny, find, capsys):
     assert (done.returncode, done.stderr) == (0, "")
     assert "is finished: 8 iterations" in done.stdout
     assert before == {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
+
+
+def test_a_run_has_one_folder_however_it_is_asked_for(find):
+    tiny_8 = [*TINY[1:], "trainer.precision=32-true"]
+    named, by_n = find("model=resnet20", *tiny_8), find("model=resnet", "n=3", *tiny_8)
+    assert named.path == by_n.path
+    with named.locked():
+        pass
+    by_n.refuse_another_config()
+
+
+def test_another_recipe_is_another_run(find):
+    """On the digits, by the recipe of CIFAR-10: every number that differs is in the folder's name."""
+    same = find("recipe=digits")
+    other = find("recipe=cifar10")
+    assert same.path == find().path != other.path
+    assert "iterations64000" in other.path.name
+
+
+def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tiny):
+    folder = tiny()
+    path = folder.path / "config.yaml"
+    path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.8"))
+    command = [sys.executable, "-m", "src.train", *TINY, "trainer.precision=32-true", f"runs={folder.path.parents[1]}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "recipe.optimizer.momentum was 0.8, now 0.9" in done.stderr
+    assert done.stdout == ""
 
 
 def test_a_killed_process_goes_on_and_a_second_one_is_refused(find, tiny, tmp_path):

@@ -27,8 +27,8 @@ from src.benchmark import loops
 from src.benchmark.loops import BATCH, DEVICE, Clock, bare, compose_run, conventional, lightning, make_net, ours
 from src.command_line import CONF
 from src.hardware import resolve_precision
+from src.report.results import Row
 
-Row = dict[str, Any]
 Task = tuple[Callable[..., float], tuple[Any, ...]]
 NATIVE = resolve_precision("auto", "auto")
 PRECISIONS = sorted({NATIVE, "32-true"}, reverse=True)

@@ -66,17 +66,18 @@ class ImagesInMemory(LightningDataModule):
         self.image_shape = (3, *images.shape[1:3])
         order = keyed(self.seed, SPLIT).permutation(len(images))
         val, train = np.sort(order[: self.val_images]), np.sort(order[self.val_images :])
-        self.mean, self.std = torch.from_numpy(images[train].mean(0)).float(), None
+        train_images = images[train]
+        self.mean, self.std = torch.from_numpy(train_images.mean(0)).float(), None
         if self.normalization == "channel":
             self.mean = self.mean.double().mean((0, 1)).float()
-            self.std = torch.tensor([images[train][..., c].std() for c in range(3)]).float()
-        splits = {"train": (images[train], labels[train]), "test": (test_images, test_labels)}
+            self.std = torch.tensor([train_images[..., c].std() for c in range(3)]).float()
+        splits = {"train": (train_images, labels[train]), "test": (test_images, test_labels)}
         if self.val_images:
             splits["val"] = images[val], labels[val]
         self.splits = {name: (torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in splits.items()}
 
     def train_dataloader(self) -> Stream:
-        """The training stream. Raises ValueError for a batch that does not divide among the devices."""
+        """The training stream, from its first iteration."""
         images, labels, mean, std = self._on_device("train")
 
         def make(indices: Tensor, rng: np.random.Generator, share: slice) -> Batch:

@@ -25,10 +25,8 @@ def keyed(seed: int, *key: int) -> np.random.Generator:
 class Stream:
     """Batches `0 .. iterations - 1` of the run; process `rank` of `world` takes its slice of each.
 
-    `make(indices, rng)` makes the batch of these training images, drawing from `rng` in the order of the whole
-    batch. The stream's state is one number, the next iteration.
-
-    Raises ValueError if the batch is empty or does not divide among the processes.
+    `make(indices, rng, share)` makes that share of the batch of these training images, drawing from `rng` for the
+    whole batch. The stream's state is one number, the next iteration.
     """
 
     def __init__(

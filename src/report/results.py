@@ -1,7 +1,6 @@
 """Reads run folders into rows of results, and writes and reads those rows as CSV."""
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from src.run import RunFolder
 
 Row = dict[str, Any]
 
@@ -33,19 +34,17 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], list[Path]]:
 
 
 def _read_run(folder: Path) -> Run:
-    path = folder / "summary.json"
-    summary, config = json.loads(path.read_text()), yaml.safe_load((folder / "config.yaml").read_text())
+    run, config = RunFolder(folder, {}), yaml.safe_load((folder / "config.yaml").read_text())
+    summary, finished = run.summary, (folder / "summary.json").stat().st_mtime
     summary["versions"] = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
     row = {
         "run": folder.name,
         # Both families are functions of one name: `plain...` makes plain nets.
         "family": "plain" if config["model"]["_target_"].rpartition(".")[2].startswith("plain") else "residual",
         **summary,
-        "date": datetime.fromtimestamp(path.stat().st_mtime, UTC).date().isoformat(),
+        "date": datetime.fromtimestamp(finished, UTC).date().isoformat(),
     }
-    with open(folder / "metrics.csv", newline="") as file:
-        metrics = [{key: float(value) for key, value in line.items() if value} for line in csv.DictReader(file)]
-    return Run(row, metrics)
+    return Run(row, run.rows())
 
 
 def without_seed(row: Row) -> str:
