@@ -22,7 +22,7 @@ class Counts(Metric):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(compute_with_cache=False)
         self.add_state("loss", torch.zeros(()), dist_reduce_fx="sum")
         self.add_state("hits", torch.zeros(5, dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -33,6 +33,11 @@ class Counts(Metric):
         self.hits[: best.shape[1]] += (best == labels[:, None]).sum(0)
         self.images.add_(len(labels))
         self.loss.add_(loss, alpha=len(labels))
+
+    def reset(self) -> None:
+        """Starts anew in the same memory, which a captured step goes on counting into."""
+        for state in (self.loss, self.hits, self.images):
+            state.zero_()
 
     def compute(self) -> tuple[float, int, int, int]:
         """The sums over all processes: loss, top-1 mistakes, top-5 mistakes, images."""
@@ -60,6 +65,7 @@ class Classifier(LightningModule):
         self.make_optimizer, self.schedule = optimizer, schedule
         self.trained, self.tested = Counts(), Counts()
         self.last_sums: tuple[float, int, int, int] = (0.0, 0, 0, 0)
+        self.rate: float | None = None  # of the latest iteration
 
     def __setattr__(self, name: str, value: object) -> None:
         # Lightning notes the name of the running hook some 40 times an iteration; nn.Module's way takes 50 us of that.
@@ -73,6 +79,11 @@ class Classifier(LightningModule):
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         rate = self.schedule(batch_idx)  # the run is one epoch: batches are iterations
+        if rate != self.rate:
+            self.rate = rate
+            self._set_rate(rate)
+
+    def _set_rate(self, rate: float) -> None:
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 

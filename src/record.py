@@ -74,8 +74,7 @@ class Record(Callback):
 
     def _log_training(self, trainer: Trainer, module: Classifier, evaluation: bool) -> None:
         latest = module.measure()
-        rate = trainer.optimizers[0].param_groups[0]["lr"]
-        self.row = {"iteration": trainer.global_step, "lr": rate, "train/loss": latest["loss"]}
+        self.row = {"iteration": trainer.global_step, "lr": module.rate, "train/loss": latest["loss"]}
         if not math.isfinite(latest["loss"]):
             raise FloatingPointError(f"the training loss is not finite at {self._where(trainer)}")
         self.bar.set_postfix_str(f"train error {latest['error']:.1f}%")
@@ -111,7 +110,7 @@ class Record(Callback):
         trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
 
     def _where(self, trainer: Trainer) -> str:
-        kept, rate = self.folder.last_checkpoint, trainer.optimizers[0].param_groups[0]["lr"]
+        kept, rate = self.folder.last_checkpoint, trainer.lightning_module.rate
         good = f"the last good checkpoint is {kept}" if kept.exists() else "there was no checkpoint yet"
         return f"iteration {trainer.global_step}, rate {rate:g}: try a lower recipe.schedule.lr ({good})"
 

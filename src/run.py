@@ -21,10 +21,10 @@ from typing import Any, BinaryIO
 
 import yaml
 
-# Where a run happens, and in how much memory, is not part of what it is; precision is. Nor are the words it was asked
-# for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
+# Where a run happens, how fast and in how much memory, is not part of what it is; precision is. Nor are the words it
+# was asked for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
 NOT_ITSELF = re.compile(
-    r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger.*|runs|recompute|choices\..*|n"
+    r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger.*|runs|recompute|step|choices\..*|n"
 )
 STAGES = ("train", "val", "test")
 COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]

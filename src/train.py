@@ -60,14 +60,14 @@ def run(folder: RunFolder) -> None:
     from pytorch_lightning import Trainer
     from pytorch_lightning.utilities import rank_zero_only
 
+    from src.captured import resolve_step
     from src.hardware import git_commit, keep_freed_memory, quiet_lightning
     from src.record import Record, WholeCheckpoints
 
     quiet_lightning()
     keep_freed_memory()
     recipe, commit = folder.config["recipe"], git_commit()
-    classifier, data = build(folder.config)
-    split = "val" if data.val_images else "test"
+    split = "val" if folder.config["data"]["val_images"] else "test"
     record = Record(
         folder, recipe["iterations"], recipe["log_every"], recipe["eval_every"], recipe["checkpoint_every"], split
     )
@@ -77,6 +77,7 @@ def run(folder: RunFolder) -> None:
         max_epochs=1,
         val_check_interval=min(recipe["eval_every"], recipe["iterations"]),
         num_sanity_val_steps=0,
+        benchmark=True,
         callbacks=record,
         plugins=WholeCheckpoints(),
         use_distributed_sampler=False,
@@ -85,6 +86,9 @@ def run(folder: RunFolder) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    where = trainer.strategy.root_device, trainer.world_size
+    step = resolve_step(folder.config["step"], *where, folder.config["recompute"])
+    classifier, data = build(folder.config, step)
     data.trainer = trainer
     data.prepare_data()
     data.setup()
@@ -99,22 +103,26 @@ def run(folder: RunFolder) -> None:
             print(f"{folder.path}: {in_words(folder.summary)}", flush=True)
 
 
-def build(config: dict[str, Any]) -> tuple["Classifier", "ImagesInMemory"]:
+def build(config: dict[str, Any], step: str = "eager") -> tuple["Classifier", "ImagesInMemory"]:
     """The net with its recipe, and the data, which are not read yet. Raises ValueError for what they refuse."""
     from hydra.utils import instantiate
     from pytorch_lightning import seed_everything
 
+    from src.captured import CapturedClassifier
     from src.classifier import Classifier
 
     recipe, seed = config["recipe"], config["seed"]
     seed_everything(seed, verbose=False)
     net = instantiate(config["model"], _convert_="all")
     net.recompute = config["recompute"]
+    if step == "compile":
+        net.compile()
     length = {"n": config["model"].get("n"), "iterations": recipe["iterations"]}
     schedule = instantiate(recipe["schedule"], **length, _convert_="all")
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": recipe["iterations"]}
     data = instantiate(config["data"], **stream, _convert_="all")
-    return Classifier(net, instantiate(recipe["optimizer"]), schedule), data
+    kind = Classifier if step == "eager" else CapturedClassifier
+    return kind(net, instantiate(recipe["optimizer"]), schedule), data
 
 
 def summarize(

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import initialize_config_dir
 
 from src import train
@@ -19,10 +20,14 @@ TINY = ["n=1", "recipe.iterations=8", "recipe.eval_every=3", "recipe.log_every=2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    missing = {}
     if not CIFAR10_FILES.exists():
-        for item in items:
-            if "cifar10" in item.keywords:
-                item.add_marker(pytest.mark.skip(reason=f"the real CIFAR-10 is not in {CIFAR10_FILES}"))
+        missing["cifar10"] = f"the real CIFAR-10 is not in {CIFAR10_FILES}"
+    if not torch.cuda.is_available():
+        missing["gpu"] = "there is no GPU"
+    for item in items:
+        for marker in missing.keys() & item.keywords:
+            item.add_marker(pytest.mark.skip(reason=missing[marker]))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -4,10 +4,14 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
+from src.benchmark import cost, speed
 from src.benchmark.loops import DEVICE
-from src.benchmark.measures import MEASURES
 from src.hardware import device_name, git_commit, versions
 from src.report.results import read_csv, write_csv
+
+TRAINING = (speed.step, speed.overhead, speed.data, speed.eval, speed.start)
+COSTS = (cost.memory, cost.scale, cost.together, cost.profile)
+MEASURES = {function.__name__: function for function in (*TRAINING, *COSTS)}
 
 
 def main() -> None:
@@ -17,7 +21,9 @@ def main() -> None:
         epilog="; ".join(f"{name}: {function.__doc__.splitlines()[0]}" for name, function in MEASURES.items()),
     )
     parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)} (default: all)")
-    parser.add_argument("--nets", nargs="+", default=["resnet20", "resnet56", "resnet110"], help="for step, eval")
+    parser.add_argument(
+        "--nets", nargs="+", default=["resnet20", "resnet56", "resnet110"], help="for step, eval, together, profile"
+    )
     parser.add_argument("--iterations", type=int, help="that are timed of resnet20 (default: 60, on a GPU 600)")
     parser.add_argument("--repeats", type=int, default=3, help="turns, of which the median counts (default: 3)")
     parser.add_argument("-o", dest="out", type=Path, help="a CSV file; rows of other measures in it stay")

@@ -20,6 +20,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from src.captured import Graph, resolve_step
+
 BATCH = 128
 WARM_UP = 10  # iterations before the clock starts, at most
 ROOT = "data"  # holds cifar-10-batches-py
@@ -61,39 +63,43 @@ class Clock:
         return self.iterations * BATCH / self.seconds
 
 
-def bare_step(net: str, precision: str, recompute: bool = False) -> Callable[[], None]:
+def bare_step(net: str, precision: str, step: str = "eager", recompute: bool = False) -> Callable[[], None]:
     """The training step alone, as fast as we know to make it, on one batch that is already on the device."""
     model = make_net(net).to(memory_format=torch.channels_last)
     model.recompute = recompute
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True)
+    if step == "compile":
+        model.compile()
+    torch.backends.cudnn.benchmark = True
+    rate = torch.tensor(0.1, device=DEVICE)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4, fused=True)
     images = torch.randn(BATCH, 3, 32, 32, device=DEVICE).to(memory_format=torch.channels_last)
     labels = torch.randint(0, 10, (BATCH,), device=DEVICE)
 
-    def step() -> None:
+    def one() -> None:
         with torch.autocast(DEVICE.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
             loss = F.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
 
-    return step
+    return one if step == "eager" or DEVICE.type != "cuda" else Graph(one)
 
 
 def bare(net: str, precision: str, iterations: int) -> float:
-    """`bare_step`, which is the limit of what a trainer can reach."""
+    """`bare_step`, captured on a GPU, which is the limit of what a trainer can reach."""
     from src.hardware import keep_freed_memory
 
     keep_freed_memory()
-    step, clock = bare_step(net, precision), Clock(iterations)
+    step, clock = bare_step(net, precision, resolve_step("auto", DEVICE, 1)), Clock(iterations)
     while not clock.tick():
         step()
     return clock.images_per_second
 
 
-def ours(net: str, precision: str, iterations: int) -> float:
+def ours(net: str, precision: str, iterations: int, step: str = "auto") -> float:
     """`src.train` itself, everything on."""
-    clock = time_run(iterations, f"model={net}", "data=cifar10", f"data.root={ROOT}", f"trainer.precision={precision}")
-    return clock.images_per_second
+    how = (f"data.root={ROOT}", f"trainer.precision={precision}", f"step={step}")
+    return time_run(iterations, f"model={net}", "data=cifar10", *how).images_per_second
 
 
 def time_run(iterations: int, *overrides: str) -> Clock:

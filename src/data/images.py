@@ -81,10 +81,11 @@ class ImagesInMemory(LightningDataModule):
         images, labels, mean, std = self._on_device("train")
 
         def make(indices: Tensor, rng: np.random.Generator, share: slice) -> Batch:
-            choices = (indices, *draw(rng, len(indices), self.padding, self.flip))
-            indices, *draws = (x[share].to(images.device, non_blocking=True) for x in choices)
+            choices = torch.stack([indices, *draw(rng, len(indices), self.padding, self.flip)])[:, share]
+            indices, top, left, flip = choices.to(images.device, non_blocking=True)  # in one copy
             batch = normalize(images.index_select(0, indices), mean, std)
-            return nchw(crop_and_flip(batch, Draws(*draws), self.padding)), labels.index_select(0, indices)
+            batch = crop_and_flip(batch, Draws(top, left, flip.bool()), self.padding)
+            return nchw(batch), labels.index_select(0, indices)
 
         return Stream(make, len(images), self.batch_size, self.iterations, self.seed, *self._rank_and_world())
 

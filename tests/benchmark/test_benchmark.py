@@ -1,12 +1,13 @@
+import os
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
-from src.benchmark import loops, measures
+from src.benchmark import loops, speed
 from src.benchmark.loops import Clock
-from src.benchmark.measures import in_turns, rows
+from src.benchmark.turns import in_turns, rows
 
 
 def test_the_clock_times_the_iterations_after_the_warm_up(monkeypatch):
@@ -28,12 +29,12 @@ def test_a_ratio_is_the_median_of_the_ratios_within_a_turn():
 
 
 def test_measurements_take_turns_in_processes_of_their_own():
-    values = in_turns({"a": (measures.os.getpid, ()), "b": (measures.os.getpid, ())}, 2)
-    assert len({*values["a"], *values["b"], measures.os.getpid()}) == 5
+    values = in_turns({"a": (os.getpid, ()), "b": (os.getpid, ())}, 2)
+    assert len({*values["a"], *values["b"], os.getpid()}) == 5
 
 
 def test_the_plain_loop_of_the_overhead_runs():
-    assert measures._plain_tiny(5) > 0
+    assert speed._plain_tiny(5) > 0
 
 
 def test_an_unknown_measure_is_named():

@@ -1,70 +1,21 @@
-"""What `python -m src.benchmark` measures; each function gives rows of results.
+"""What `python -m src.benchmark` measures of speed; each function gives rows of results."""
 
-A measurement has a process to itself. Those that are compared take turns, several times over; a value is the median,
-and a ratio the median of the ratios within a turn, as the speed of a shared machine drifts.
-"""
-
-import multiprocessing
-import os
-import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from hydra import initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.benchmark import loops
 from src.benchmark.loops import BATCH, DEVICE, Clock, bare, compose_run, conventional, lightning, make_net, ours
-from src.command_line import CONF
-from src.hardware import resolve_precision
+from src.benchmark.turns import NATIVE, PRECISIONS, Task, for_net, in_turns, rows
 from src.report.results import Row
-
-Task = tuple[Callable[..., float], tuple[Any, ...]]
-NATIVE = resolve_precision("auto", "auto")
-PRECISIONS = sorted({NATIVE, "32-true"}, reverse=True)
-
-
-def in_turns(tasks: dict[Any, Task], repeats: int) -> dict[Any, list[float]]:
-    """Runs each task `repeats` times, one after the other in turn, each in a fresh process."""
-    values: dict[Any, list[float]] = {name: [] for name in tasks}
-    for _ in range(repeats):
-        for name, (function, arguments) in tasks.items():
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                values[name].append(process.submit(_run, function, arguments).result())
-    return values
-
-
-def _run(function: Callable[..., float], arguments: tuple[Any, ...]) -> float:
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return function(*arguments)
-
-
-def rows(
-    measure: str, values: dict[Any, list[float]], unit: str, ours_is: Callable[[Any], Any] | None = None
-) -> list[Row]:
-    """A row for each (net, subject, precision); `ours_is` names the measurement that each is compared with."""
-    result = []
-    for name, own in values.items():
-        ratio = ""
-        if ours_is and ours_is(name) in values:
-            ratio = round(median(a / b for a, b in zip(values[ours_is(name)], own, strict=True)), 3)
-        net, subject, precision = name
-        result.append(
-            {"measure": measure, "net": net, "subject": subject, "precision": precision, "value": round(median(own), 3)}
-            | {"unit": unit, "src.train / this": ratio, "repeats": len(own)}
-        )
-    return result
 
 
 def step(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
@@ -72,11 +23,16 @@ def step(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
     subjects = {"bare step": bare, "src.train": ours, "plain loop": conventional, "Lightning module": lightning}
     values = {}
     for net in nets:
-        count = max(4, round(iterations * 20 / int(net.removeprefix("resnet"))))
-        tasks = {(net, s, p): (f, (net, p, count)) for p in PRECISIONS for s, f in subjects.items()}
+        count = for_net(iterations, net)
+        tasks: dict[Any, Task] = {(net, s, p): (f, (net, p, count)) for p in PRECISIONS for s, f in subjects.items()}
+        if DEVICE.type == "cuda":
+            tasks |= {
+                (net, f"src.train step={s}", NATIVE): (ours, (net, NATIVE, count, s)) for s in ("eager", "compile")
+            }
         values |= in_turns(tasks, repeats)
     equal = rows("step, at equal precision", values, "images/s", lambda name: (name[0], "src.train", name[2]))
-    own = {n: v for n, v in values.items() if n[2] == (NATIVE if n[1] in ("bare step", "src.train") else "32-true")}
+    ours_or_bare = {"bare step", "src.train"}
+    own = {n: v for n, v in values.items() if n[2] == (NATIVE if n[1] in ours_or_bare else "32-true")}
     return equal + rows("step, each at its default", own, "images/s", lambda name: (name[0], "src.train", NATIVE))
 
 
@@ -216,43 +172,3 @@ def start(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
         ("resnet20", "command to first iteration", ""): (_first_iteration, ()),
     }
     return rows("start", in_turns(tasks, repeats), "s")
-
-
-def _peak(net: str, precision: str, recompute: bool) -> float:
-    step = loops.bare_step(net, precision, recompute)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    step()
-    if DEVICE.type == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
-
-
-def memory(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """Peak memory of a training step at batch 128; on a CPU, what the process grows by."""
-    tasks = {
-        (net, "recompute=true" if recompute else "recompute=false", p): (_peak, (net, p, recompute))
-        for net in ("resnet110", "resnet1202")
-        for p in PRECISIONS
-        for recompute in (False, True)
-    }
-    return rows("memory", in_turns(tasks, 1), "GiB")
-
-
-def _per_multiply_add(net: str, count: int) -> float:
-    from src.models.count import multiply_adds
-
-    speed = bare(net, NATIVE, count)
-    return 1e12 / (speed * multiply_adds(make_net(net), (3, 32, 32)))
-
-
-def scale(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """Picoseconds of a bare step per multiply-add and image: the same for each n if cost grows as they do."""
-    depths = (20, 32, 44, 56, 110, 1202)
-    tasks = {
-        (f"resnet{d}", "bare step", NATIVE): (_per_multiply_add, (f"resnet{d}", max(3, round(iterations * 20 / d))))
-        for d in depths
-    }
-    return rows("scale", in_turns(tasks, repeats), "ps/multiply-add")
-
-
-MEASURES = {function.__name__: function for function in (step, overhead, data, eval, start, memory, scale)}

@@ -1,0 +1,140 @@
+import pytest
+import torch
+from conftest import TINY
+from test_train import Killed, assert_same_run, weights
+from torch import nn
+from torch._dynamo.utils import counters
+from torch.nn import functional as F
+
+from src import train
+from src.captured import Graph, resolve_step
+from src.models.residual import resnet
+from src.record import Record
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """step=compile without the compiler: what is left is the one step of forward, backward, update and counting."""
+    monkeypatch.setattr("src.models.residual.ResidualNet.compile", lambda net: None)
+
+
+@pytest.mark.parametrize(
+    ("step", "device", "devices", "expected"),
+    [
+        ("auto", CPU, 1, "eager"),
+        ("auto", CUDA, 1, "graph"),
+        ("auto", CUDA, 2, "eager"),
+        ("eager", CUDA, 1, "eager"),
+        ("compile", CPU, 1, "compile"),
+    ],
+)
+def test_auto_is_a_graph_on_one_gpu(step, device, devices, expected):
+    assert resolve_step(step, device, devices) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("grap", CPU, 1), "step=grap is not one of auto, eager, graph, compile"),
+        (("graph", CPU, 1), "needs a GPU and this runs on cpu: say step=auto"),
+        (("graph", CUDA, 2), "is for one device, and there are 2"),
+        (("compile", CPU, 1, True), "recompute=true do not go together"),
+    ],
+)
+def test_what_cannot_be_had_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        resolve_step(*arguments)
+
+
+def test_the_whole_step_gives_the_bits_of_lightnings(tiny, uncompiled, tmp_path):
+    overrides = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
+    eager, whole = (tiny(*overrides, f"step={s}", f"runs={tmp_path}/{s}") for s in ("eager", "compile"))
+    assert eager.path.name == whole.path.name
+    assert_same_run(eager, whole)
+    assert {type(group["lr"]) for group in weights(whole)["optimizer_states"][0]["param_groups"]} == {float}
+
+
+@pytest.mark.parametrize(("first", "then"), [("eager", "compile"), ("compile", "eager")])
+def test_a_checkpoint_of_one_kind_of_step_is_continued_by_the_other(
+    tiny, uncompiled, monkeypatch, tmp_path, first, then
+):
+    undisturbed = tiny("step=eager", f"runs={tmp_path}/undisturbed")
+
+    def stop(self, trainer, module, *_):
+        if trainer.global_step == 5:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Record, "on_train_batch_start", stop)
+        tiny(f"step={first}")
+    assert_same_run(undisturbed, tiny(f"step={then}"))
+
+
+def scores_and_gradients(net, images):
+    scores = net(images)
+    F.cross_entropy(scores, torch.zeros(len(images), dtype=torch.int64)).backward()
+    return scores, torch.cat([p.grad.flatten() for p in net.parameters()])
+
+
+def test_compiling_changes_no_number_and_takes_as_many_graphs_for_any_depth():
+    graphs = []
+    for n in (2, 4):
+        torch.manual_seed(0)
+        nets = [resnet(n, "A", 10, "fan_in") for _ in range(2)]
+        nets[1].load_state_dict(nets[0].state_dict())
+        keys = list(nets[1].state_dict())
+        nets[1].compile(backend="aot_eager")
+        assert list(nets[1].state_dict()) == keys
+        torch.compiler.reset()
+        counters.clear()
+        images = torch.randn(4, 3, 8, 8)
+        (a, a_gradients), (b, b_gradients) = (scores_and_gradients(net, images) for net in nets)
+        torch.testing.assert_close(a, b)
+        torch.testing.assert_close(a_gradients, b_gradients)
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[1] > 0
+
+
+def test_testing_compiles_nothing_more_whatever_the_size_of_its_last_batch(tiny, monkeypatch):
+    compiled = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda block: compiled(block, backend="aot_eager"))
+    torch.compiler.reset()
+    counters.clear()
+    tiny("step=compile", "data.test_images=507", "data.val_images=13")  # evaluates three times, tests once
+    assert counters["stats"]["unique_graphs"] == 3  # n=1 has three blocks, and these are the graphs for training
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("step", ["graph", "compile"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_losses_are_those_of_the_eager_step_over_200_iterations(find, tmp_path, step, precision):
+    """At a rate at which rounding does not grow, so that what is left is the precision's noise."""
+    overrides = ["n=3", "recipe.iterations=200", "recipe.log_every=1", "recipe.schedule.lr=0.01"]
+    losses = []
+    for kind in ("eager", step):
+        folder = find(*overrides, f"trainer.precision={precision}", f"step={kind}", f"runs={tmp_path}/{kind}")
+        train.run(folder)
+        losses.append(torch.tensor([row["train/loss"] for row in folder.rows()]))
+    assert len(losses[0]) == 200
+    torch.testing.assert_close(*losses, rtol=0.02, atol=0.01)
+
+
+@pytest.mark.gpu
+def test_a_graph_does_what_its_step_does_to_each_batch():
+    total = torch.zeros(3, device="cuda")
+    graph = Graph(lambda x, y: total.add_(x * y))
+    for i in range(10):
+        graph(torch.full((3,), float(i), device="cuda"), torch.arange(3.0, device="cuda"))
+    assert total.tolist() == [0, 45, 90]
+
+
+@pytest.mark.gpu
+def test_a_step_that_does_not_log_never_waits_for_the_gpu(find, monkeypatch):
+    def watch(self, trainer, module, batch, index):
+        torch.cuda.set_sync_debug_mode("error" if 5 <= index < 15 else "default")
+
+    monkeypatch.setattr(Record, "on_train_batch_start", watch)
+    train.run(find(*TINY, "recipe.iterations=20", "recipe.log_every=20", "recipe.eval_every=20", "step=graph",
+                   "recipe.checkpoint_every=20"))  # fmt: skip
