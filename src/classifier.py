@@ -87,6 +87,9 @@ class Classifier(LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
+    def on_validation_model_zero_grad(self) -> None:
+        """Keeps the gradients: the record measures them, and a captured step has them in its own memory."""
+
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
         return self._count(self.trained, batch)
 

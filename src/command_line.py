@@ -38,6 +38,9 @@ def entry(main: Callable[[], None]) -> None:
         if show_traceback or not is_mistake(error):
             raise
         sys.exit(explain(error))
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on", file=sys.stderr)
+        sys.exit(130)
 
 
 def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
@@ -63,7 +66,7 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     """
     hydra_config = HydraConfig.get()
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups}
+    choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups and name}
     defaults = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
     config, usual = (OmegaConf.to_container(c, resolve=True) for c in (config, defaults))
     flat = flatten(usual)

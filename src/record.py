@@ -2,6 +2,7 @@
 
 import math
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from src.classifier import Classifier
+from src.layers import gradient_norms, measured_responses
 from src.run import RunFolder, write_whole
 
 
@@ -26,8 +28,8 @@ class Record(Callback):
 
     Every `log_every` iterations the training loss and error since the last time are taken from the device. Every
     `eval_every` iterations, and after the last, a row has the training errors since the evaluation before (over
-    augmented mini-batches, while the weights moved) and those of the tested split. A checkpoint follows each
-    evaluation, and comes every `checkpoint_every` iterations.
+    augmented mini-batches, while the weights moved) and those of the tested split, and layers.csv has the gradient
+    and the response of each layer. A checkpoint follows each evaluation, and comes every `checkpoint_every` iterations.
 
     Raises FloatingPointError when the loss or a weight is not finite; no checkpoint is written of that.
     """
@@ -86,6 +88,11 @@ class Record(Callback):
 
     def on_validation_start(self, trainer: Trainer, module: Classifier) -> None:
         self._lap("train_seconds")
+        self.gradients, self.measuring = gradient_norms(module.net), ExitStack()
+        self.responses = self.measuring.enter_context(measured_responses(module.net))
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        self.measuring.close()  # the first batch is enough
 
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
         self.row |= {f"{self.split}/{name}": value for name, value in module.take_test_errors().items()}
@@ -93,6 +100,7 @@ class Record(Callback):
         if trainer.is_global_zero:
             self.folder.log(self.row)
             row = self.row
+            self.folder.log_layers(row["iteration"], self.gradients, self.responses)
             line = f"train {row['train/error']:.2f}%  {self.split} {row[f'{self.split}/error']:.2f}%"
             tqdm.write(f"{self.folder.path.name}  iteration {row['iteration']}  error: {line}")
         self._save(trainer, module)

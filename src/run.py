@@ -5,8 +5,10 @@ A folder is named by what the run is, so the same command finds its own folder a
     runs/<data>/<net>-<what differs from the defaults>-s<seed>/
         config.yaml            the resolved config
         metrics.csv            a row per logged iteration; errors in percent
+        layers.csv             at each evaluation, the gradient and the response of each layer
         checkpoints/last.ckpt  the latest whole checkpoint
         summary.json           the results; written last, so it is there when the run is finished
+        error.txt, log.txt     why the last try failed, if it did; what a run of a sweep printed
 """
 
 import csv
@@ -14,7 +16,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,10 +26,11 @@ import yaml
 # Where a run happens, how fast and in how much memory, is not part of what it is; precision is. Nor are the words it
 # was asked for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
 NOT_ITSELF = re.compile(
-    r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger.*|runs|recompute|step|choices\..*|n"
+    r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger.*|runs|recompute|step|sweep\..*|choices\..*|n"
 )
 STAGES = ("train", "val", "test")
 COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]
+LAYER_COLUMNS = ["iteration", "layer", "gradient", "response"]
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -76,12 +79,27 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def append(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Appends rows to a CSV file, which begins with the names of its columns."""
+    new = not path.exists()
+    with open(path, "a", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+class TakenError(ValueError):
+    """Another process is at work in a run folder."""
+
+
 class RunFolder:
     """The folder of one run, whether it is there yet or not."""
 
     def __init__(self, path: Path, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
-        self.metrics, self.last_checkpoint = path / "metrics.csv", path / "checkpoints" / "last.ckpt"
+        self.metrics, self.layers = path / "metrics.csv", path / "layers.csv"
+        self.last_checkpoint, self.error = path / "checkpoints" / "last.ckpt", path / "error.txt"
 
     @property
     def summary(self) -> dict[str, Any] | None:
@@ -93,7 +111,8 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Takes the folder for this process, making it if need be; the lock falls with the process.
 
-        Raises ValueError if another process has it, or if it holds a run of another config.
+        What goes wrong meanwhile is written into error.txt. Raises TakenError if another process has it, and
+        ValueError if it holds a run of another config.
         """
         (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         with open(self.path / "lock", "a+") as lock:
@@ -101,17 +120,31 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 lock.seek(0)
-                raise ValueError(
+                raise TakenError(
                     f"{self.path} is being written by {lock.read() or 'another process'}: wait for it, or stop it"
                 ) from None
             lock.truncate(0)
             lock.write(f"process {os.getpid()} on {os.uname().nodename}")
             lock.flush()
-            path = self.path / "config.yaml"
-            if not path.exists():
-                write_whole(path, lambda file: file.write(yaml.safe_dump(self.config, sort_keys=False).encode()))
-            self.refuse_another_config()
-            yield
+            self.plan()
+            self.error.unlink(missing_ok=True)
+            try:
+                yield
+            except Exception as error:
+                self.fail(str(error) or type(error).__name__)
+                raise
+
+    def plan(self) -> None:
+        """Makes the folder with its config.yaml. Raises ValueError if it holds a run of another config."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        path = self.path / "config.yaml"
+        if not path.exists():
+            write_whole(path, lambda file: file.write(yaml.safe_dump(self.config, sort_keys=False).encode()))
+        self.refuse_another_config()
+
+    def fail(self, why: str) -> None:
+        """Writes down why the run failed, for the next try and the report to see."""
+        write_whole(self.error, lambda file: file.write(why.encode()))
 
     def refuse_another_config(self) -> None:
         """Raises ValueError if the folder holds a run of another config."""
@@ -127,12 +160,18 @@ class RunFolder:
     def log(self, row: dict[str, float]) -> None:
         """Appends one row of `COLUMNS` to metrics.csv; a column without a value stays empty."""
         assert set(row) <= set(COLUMNS), row
-        new = not self.metrics.exists()
-        with open(self.metrics, "a", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        append(self.metrics, COLUMNS, [row])
+
+    def log_layers(self, iteration: int, gradients: dict[str, float], responses: dict[str, float]) -> None:
+        """Appends a row for each layer to layers.csv."""
+        lines = [(iteration, name, norm, responses.get(name)) for name, norm in gradients.items()]
+        append(self.layers, LAYER_COLUMNS, [dict(zip(LAYER_COLUMNS, line, strict=True)) for line in lines])
+
+    @property
+    def reached(self) -> int:
+        """The iteration of the last row of metrics.csv."""
+        rows = self.rows() if self.metrics.exists() else []
+        return int(rows[-1]["iteration"]) if rows else 0
 
     def rows(self) -> list[dict[str, float]]:
         """The rows of metrics.csv, each with the values that it has."""
@@ -140,14 +179,16 @@ class RunFolder:
             return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
     def forget_after(self, iteration: int) -> None:
-        """Drops the rows of metrics.csv that a run going on from `iteration` will write again."""
-        if self.metrics.exists():
-            lines = self.metrics.read_text().splitlines(keepends=True)
-            kept = [x for x in lines[1:] if x.endswith("\n") and int(x.split(",")[0]) <= iteration]
-            if kept:
-                write_whole(self.metrics, lambda file: file.write("".join([*lines[:1], *kept]).encode()))
-            else:
-                self.metrics.unlink()
+        """Drops the rows that a run going on from `iteration` will write again."""
+        for path in (self.metrics, self.layers):
+            if path.exists():
+                lines = path.read_text().splitlines(keepends=True)
+                kept = [x for x in lines[1:] if x.endswith("\n") and int(x.split(",")[0]) <= iteration]
+                if kept:
+                    whole = "".join([*lines[:1], *kept]).encode()
+                    write_whole(path, lambda file, whole=whole: file.write(whole))
+                else:
+                    path.unlink()
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the results, which makes the run a finished one."""

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from src.command_line import CONF, entry, job, resolve
 from src.run import RunFolder, folder_name
+from src.sweep import Job, Sweep, slots
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
@@ -20,17 +21,28 @@ if TYPE_CHECKING:
     from src.record import Record
 
 
+JOBS: list[Job] = []  # of a sweep, as Hydra composes one after the other
+
+
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 @job
 def main(config: DictConfig) -> None:
-    if HydraConfig.get().mode == RunMode.MULTIRUN and config.trainer.devices != 1:
-        raise ValueError("a sweep runs one net after another on one device: leave trainer.devices at 1")
     folder = find_folder(config)
     folder.refuse_another_config()
-    if folder.summary:
+    of_hydra = HydraConfig.get()
+    if of_hydra.mode == RunMode.MULTIRUN and of_hydra.launcher._target_.endswith("BasicLauncher"):
+        JOBS.append(Job(folder, list(of_hydra.overrides.task)))
+    elif folder.summary:
         print(f"{folder.path} is finished: {in_words(folder.summary)}")
-        return
-    run(folder)
+    else:
+        run(folder)
+
+
+def main_or_sweep() -> None:
+    main()
+    if JOBS:
+        config = JOBS[0].folder.config
+        Sweep(JOBS, *slots(config["trainer"]["accelerator"], config["sweep"]["jobs_per_device"])).run()
 
 
 def find_folder(config: DictConfig) -> RunFolder:
@@ -166,4 +178,4 @@ def in_words(summary: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    entry(main)
+    entry(main_or_sweep)

@@ -1,0 +1,54 @@
+"""Every experiment composes into runs of their own, and opens by saying what it is about."""
+
+from itertools import product
+
+import pytest
+from conftest import ROOT
+from hydra import compose
+
+from src import train
+from src.benchmark.loops import compose_run
+
+EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
+
+
+def jobs(name):
+    params = compose("train", [f"experiments={name}"], return_hydra_config=True).hydra.sweeper.params
+    return [
+        [f"{key}={value}" for key, value in zip(params, values, strict=True)]
+        for values in product(*(str(values).split(",") for values in params.values()))
+    ]
+
+
+def test_the_experiments_are_those_of_the_paper():
+    assert {"digits_depth", "fig6", "table6", "fig7", "shortcuts", "warmup", "gradients", "highway"} <= {*EXPERIMENTS}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_is_as_many_runs_as_its_values_make(name, tmp_path):
+    sweep = compose("train", [f"experiments={name}"], return_hydra_config=True)
+    assert sweep.hydra.mode.name == "MULTIRUN"
+    overrides = jobs(name)
+    folders = [train.find_folder(compose_run(f"experiments={name}", f"runs={tmp_path}", *job)) for job in overrides]
+    assert len({folder.path for folder in folders}) == len(overrides) > 1
+    assert {folder.config["choices"]["experiments"] for folder in folders} == {name}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_an_experiment_opens_with_its_claim_command_cost_and_what_to_expect(name):
+    text = (ROOT / "experiments" / f"{name}.yaml").read_text().partition("defaults:")[0]
+    assert [line[2:].partition(":")[0] for line in text.splitlines() if line[:2] == "# " and line[2].isupper()] == [
+        "Claim", "Command", "Cost", "Expect",
+    ]  # fmt: skip
+    assert f"python -m src.train experiments={name}" in " ".join(text.replace("\n#", " ").split())
+
+
+def test_fig6_is_the_papers_nets_on_all_50k_images_and_in_miniature_the_same():
+    runs = [train.find_folder(compose_run("experiments=fig6", *job)) for job in jobs("fig6")]
+    depths = [(run.config["choices"]["model"], 6 * run.config["model"]["n"] + 2) for run in runs]
+    assert depths == [(f"plain{d}", d) for d in (20, 32, 44, 56, 110)] + [
+        (f"resnet{d}", d) for d in (20, 32, 44, 56, 110, 1202)
+    ]
+    assert {(run.config["data"]["val_images"], run.config["recipe"]["iterations"]) for run in runs} == {(0, 64000)}
+    small = train.find_folder(compose_run("experiments=fig6", "model=plain20", "recipe.iterations=2000"))
+    assert small.config["recipe"] == runs[0].config["recipe"] | {"iterations": 2000}
