@@ -3,24 +3,14 @@
 import math
 import time
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tqdm import tqdm
 
 from src.classifier import Classifier
 from src.layers import gradient_norms, measured_responses
-from src.run import RunFolder, write_whole
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Lightning's checkpoints, each written aside and renamed, so that the previous one stays until then."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: object = None) -> None:
-        write_whole(Path(path), lambda file: torch.save(checkpoint, file))
+from src.run import RunFolder, differences, identity
 
 
 class Record(Callback):
@@ -126,6 +116,21 @@ class Record(Callback):
         now = time.perf_counter()
         setattr(self, name, getattr(self, name) + now - self.since)
         self.since = now
+
+    def on_save_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
+        checkpoint["run"] = {"config": identity(self.folder.config), "images": trainer.datamodule.fingerprint}
+
+    def on_load_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError if the checkpoint is of another config or was trained on other images."""
+        run = checkpoint["run"]
+        changes = differences(run["config"], identity(self.folder.config))
+        if changes:
+            raise ValueError(f"the checkpoint in {self.folder.path} is of another config ({changes})")
+        if run["images"] != trainer.datamodule.fingerprint:
+            raise ValueError(
+                f"{self.folder.path} was trained on other images than those that are there now: bring back those, or "
+                "start anew with another runs=FOLDER"
+            )
 
     def state_dict(self) -> dict[str, float]:
         self._lap("train_seconds")

@@ -6,7 +6,7 @@ A folder is named by what the run is, so the same command finds its own folder a
         config.yaml            the resolved config
         metrics.csv            a row per logged iteration; errors in percent
         layers.csv             at each evaluation, the gradient and the response of each layer
-        checkpoints/last.ckpt  the latest whole checkpoint
+        checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so it is there when the run is finished
         error.txt, log.txt     why the last try failed, if it did; what a run of a sweep printed
 """
@@ -26,7 +26,7 @@ import yaml
 # Where a run happens, how fast and in how much memory, is not part of what it is; precision is. Nor are the words it
 # was asked for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
 NOT_ITSELF = re.compile(
-    r"trainer\.(accelerator|devices|num_nodes|strategy)|data\.(root|download)|logger.*|runs|recompute|step|sweep\..*|choices\..*|n"
+    r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)|data\.(root|download)|logger.*|runs|recompute|step|sweep\..*|choices\..*|n"
 )
 STAGES = ("train", "val", "test")
 COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]
@@ -47,6 +47,12 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def identity(config: dict[str, Any]) -> dict[str, Any]:
     """The flat keys of a config that say what its run is."""
     return {key: value for key, value in flatten(config).items() if not NOT_ITSELF.fullmatch(key)}
+
+
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What differs between two flat configs, key by key; empty if nothing does."""
+    differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
+    return ", ".join(f"{k} was {found.get(k)}, now {wanted.get(k)}" for k in differ)
 
 
 def net_name(model: str, n: int | None) -> str:
@@ -151,10 +157,8 @@ class RunFolder:
         path = self.path / "config.yaml"
         if not path.exists():
             return
-        found, wanted = identity(yaml.safe_load(path.read_text())), identity(self.config)
-        differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
-        if differ:
-            changes = ", ".join(f"{k} was {found.get(k)}, now {wanted.get(k)}" for k in differ)
+        changes = differences(identity(yaml.safe_load(path.read_text())), identity(self.config))
+        if changes:
             raise ValueError(f"{self.path} holds a run of another config ({changes}): move that folder away")
 
     def log(self, row: dict[str, float]) -> None:

@@ -101,7 +101,8 @@ class Sweep:
             for job in self.running:
                 kill(job.process)
             self.bar.close()
-        print("\n" + "\n".join(self._line(job) for job in sorted(everything, key=lambda job: job.folder.path)))
+        width = max(len(str(job.folder.path)) for job in everything)
+        print("\n" + "\n".join(self._line(job, width) for job in sorted(everything, key=lambda job: job.folder.path)))
         if self.failed:
             raise SweepError(f"{len(self.failed)} of {len(everything)} runs failed; the same command tries them again")
 
@@ -143,14 +144,15 @@ class Sweep:
             self.failed[job] = job.folder.error.read_text() if job.folder.error.exists() else "see its log.txt"
             tqdm.write(f"FAILED    {self._line(job)}", file=sys.stderr)
 
-    def _line(self, job: Job) -> str:
+    def _line(self, job: Job, width: int = 0) -> str:
         """How a job stands, in a line."""
+        name = f"{job.folder.path!s:{width}}"
         minutes = f", {(job.ended - job.started) / 60:.1f} min" if job.ended else ", finished before"
         summary = job.folder.summary
         if summary:
             errors = f"training error {summary['train_error']:6.2f}%, test error {summary['test_error']:6.2f}%"
-            return f"{job.folder.path}: {errors}{minutes}"
-        return f"{job.folder.path}: {self.failed[job].splitlines()[0]}"
+            return f"{name}: {errors}{minutes}"
+        return f"{name}: {self.failed[job].splitlines()[0]}"
 
 
 def kill(process: BaseProcess) -> None:

@@ -73,8 +73,9 @@ def run(folder: RunFolder) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.captured import resolve_step
+    from src.checkpoint import WholeCheckpoints, newest_whole
     from src.hardware import git_commit, keep_freed_memory, quiet_lightning
-    from src.record import Record, WholeCheckpoints
+    from src.record import Record
 
     quiet_lightning()
     keep_freed_memory()
@@ -89,7 +90,7 @@ def run(folder: RunFolder) -> None:
         max_epochs=1,
         val_check_interval=min(recipe["eval_every"], recipe["iterations"]),
         num_sanity_val_steps=0,
-        benchmark=True,
+        benchmark=not folder.config["trainer"]["deterministic"],
         callbacks=record,
         plugins=WholeCheckpoints(),
         use_distributed_sampler=False,
@@ -105,7 +106,7 @@ def run(folder: RunFolder) -> None:
     data.prepare_data()
     data.setup()
     with folder.locked() if rank_zero_only.rank == 0 else nullcontext():
-        checkpoint = folder.last_checkpoint if folder.last_checkpoint.exists() else None
+        checkpoint = newest_whole(folder.last_checkpoint)
         trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if split == "val":
             trainer.test(classifier, datamodule=data, verbose=False)

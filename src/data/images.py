@@ -1,5 +1,6 @@
 """A data set small enough to lie in memory: one uint8 tensor of images on the training device."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator
 
@@ -64,6 +65,7 @@ class ImagesInMemory(LightningDataModule):
         if not 0 <= self.val_images < len(images):
             raise ValueError(f"data.val_images={self.val_images} must be from 0 to {len(images) - 1}")
         self.image_shape = (3, *images.shape[1:3])
+        self.fingerprint = fingerprint(images, labels, test_images, test_labels)
         order = keyed(self.seed, SPLIT).permutation(len(images))
         val, train = np.sort(order[: self.val_images]), np.sort(order[self.val_images :])
         train_images = images[train]
@@ -108,6 +110,14 @@ class ImagesInMemory(LightningDataModule):
 
     def _rank_and_world(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """A hash of all that the arrays hold, in 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array))
+    return digest.hexdigest()
 
 
 class Batches:

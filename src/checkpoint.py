@@ -1,0 +1,54 @@
+"""Checkpoints that survive: written aside, read back, renamed, and the one before kept as long as it may be needed."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from src.run import write_whole
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Lightning's checkpoints, each written aside and read back before it takes the place of the one before.
+
+    Of `last.ckpt`, the one before is `previous.ckpt`. Raises OSError if the disk does not give back what was written.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: object = None) -> None:
+        path = Path(path)
+        new = path.with_name("new.ckpt")
+        try:
+            write_whole(new, lambda file: torch.save(checkpoint, file))
+            if not is_whole(new):
+                raise OSError(f"{new} cannot be read back as it was written: look after the disk")
+            if path.exists():
+                path.replace(path.with_name("previous.ckpt"))
+            new.replace(path)
+        finally:
+            new.unlink(missing_ok=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a file is a checkpoint in which every checksum is right."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError):
+        return False
+
+
+def newest_whole(last: Path) -> Path | None:
+    """`last.ckpt`, or `previous.ckpt` where that is missing or (a line tells) damaged; None if neither is there.
+
+    Raises ValueError if there are some and all are damaged.
+    """
+    there = [path for path in (last, last.with_name("previous.ckpt")) if path.exists()]
+    for path in there:
+        if is_whole(path):
+            return path
+        print(f"{path} is damaged and passed over", flush=True)
+    if there:
+        raise ValueError(f"no checkpoint in {last.parent} can be read: remove that folder to start the run anew")
+    return None
