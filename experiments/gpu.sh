@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one run of at most ten minutes: the tests marked gpu, ResNet-20 by the paper's recipe, and
-# every measure of the benchmark. Writes into the folder named (default: gpu); PYTHON names another interpreter.
+# every measure of the benchmark:  experiments/gpu.sh [FOLDER] [OVERRIDES of src.train]
+# Writes into FOLDER (default: gpu). PYTHON names another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-out=${1:-gpu} python=${PYTHON:-.venv/bin/python}
+out=${1:-gpu} overrides=("${@:2}") python=${PYTHON:-.venv/bin/python}
 mkdir -p "$out"
 "$python" -m pytest -m gpu tests/test_captured.py
-"$python" -m src.train model=resnet20 data=cifar10 runs="$out/runs"
+"$python" -m src.train model=resnet20 data=cifar10 runs="$out/runs" "${overrides[@]}"
 "$python" -m src.report "$out/runs" -o "$out"
 "$python" -m src.benchmark step overhead data eval start memory scale together profile \
     --nets resnet20 resnet56 --repeats 1 -o "$out/speed.csv"
