@@ -5,7 +5,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then table and figure (3 minutes)
-	$(python) -m src.train -m model=plain,resnet n=3,9 trainer.precision=32-true runs=demo/runs
+	$(python) -m src.train experiments=digits_depth n=3,9 runs=demo/runs
 	$(python) -m src.report demo/runs/digits -o demo
 
 test: .venv ## run the tests, offline

@@ -162,6 +162,7 @@ class ResidualNet(nn.Module):
                 stage.append(block(channels, widths[i], *args))
                 channels = stage[-1].out_channels
             self.add_module(name, stage)
+        self.final = nn.Identity()  # a last norm and activation, where blocks end in the addition
         self.fc = nn.Linear(channels, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -172,7 +173,7 @@ class ResidualNet(nn.Module):
         for name in self.stages:
             for block in self.get_submodule(name):
                 x = recomputed(block, x) if self.recompute and self.training else block(x)
-        return self.fc(x.mean((2, 3)))
+        return self.fc(self.final(x).mean((2, 3)))
 
     def compile(self, **options: object) -> None:
         """Compiles block by block: blocks of a stage share one graph, so deep nets take no longer than shallow ones."""
@@ -199,23 +200,28 @@ IMAGENET_NETS = {
 }
 
 
-def _cifar_net(n: float, shortcut: str | None, num_classes: int, init: str) -> ResidualNet:
+def cifar_net(
+    block: Callable[[int, int, int, int], nn.Module], n: float, num_classes: int, init: str, layers: int = 6
+) -> ResidualNet:
+    """Three stages of n blocks for 32x32 images, `layers` n + 2 deep (Sec. 4.2).
+
+    Raises ValueError if n is not 1, 2, 3, ...
+    """
     if not isinstance(n, int | float) or n != int(n) or n < 1:
         below = max(1, int(n)) if isinstance(n, int | float) else 3
-        neighbours = " and ".join(f"n={m} ({6 * m + 2} layers)" for m in (below, below + 1))
-        raise ValueError(f"n={n} does not give a depth of 6n+2; the nearest nets are {neighbours}")
-    block = partial(BasicBlock, shortcut=shortcut)
+        neighbours = " and ".join(f"n={m} ({layers * m + 2} layers)" for m in (below, below + 1))
+        raise ValueError(f"n={n} does not give a depth of {layers}n+2; the nearest nets are {neighbours}")
     return ResidualNet(block, CIFAR_WIDTHS, [int(n)] * len(CIFAR_WIDTHS), num_classes, init)
 
 
 def plain(n: int, num_classes: int, init: str) -> ResidualNet:
     """The plain net of 6n+2 layers for 32x32 images (Sec. 4.2). Raises ValueError if n is not 1, 2, 3, ..."""
-    return _cifar_net(n, None, num_classes, init)
+    return cifar_net(partial(BasicBlock, shortcut=None), n, num_classes, init)
 
 
 def resnet(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
     """The residual net of 6n+2 layers for 32x32 images, shortcuts A, B or C (Sec. 4.2). Raises ValueError."""
-    return _cifar_net(n, _checked(shortcut), num_classes, init)
+    return cifar_net(partial(BasicBlock, shortcut=checked(shortcut)), n, num_classes, init)
 
 
 def plain_imagenet(depth: int, num_classes: int, init: str) -> ResidualNet:
@@ -251,11 +257,11 @@ def resnet_imagenet(
     if depth not in IMAGENET_NETS:
         raise ValueError(f"there is no net of {depth} layers in Table 1: it has {sorted(IMAGENET_NETS)}")
     blocks, bottleneck = IMAGENET_NETS[depth]
-    block = partial(BasicBlock, shortcut=_checked(shortcut))
+    block = partial(BasicBlock, shortcut=checked(shortcut))
     if bottleneck:
         block = partial(
             Bottleneck,
-            shortcut=_checked(shortcut),
+            shortcut=checked(shortcut),
             stride_in_1x1=stride_in_1x1,
             groups=groups,
             width_per_group=width_per_group,
@@ -270,7 +276,8 @@ def resnet_imagenet(
     return net
 
 
-def _checked(shortcut: str) -> str:
+def checked(shortcut: str) -> str:
+    """The shortcut option as it is. Raises ValueError if it is not A, B or C."""
     if shortcut not in ("A", "B", "C"):
         hint = f"; did you mean {shortcut.upper()}?" if str(shortcut).upper() in ("A", "B", "C") else ""
         raise ValueError(f"shortcut {shortcut} is not one of A, B and C{hint}")

@@ -2,49 +2,82 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean
 
-import matplotlib
-
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt
-
+from src.report.compare import grouped
+from src.report.figure import legend, new_figure, plt, save
 from src.report.results import Run
+from src.report.style import Style, error_limit, styles
 
-# Okabe and Ito's colours, told apart by colour-blind readers, from dark to light for print in grey.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-
-
-def draw_curves(runs: Sequence[Run], path: Path) -> None:
-    """Draws plain nets beside residual ones into `path`.svg and `path`.png; the y axis is shared."""
-    plt.rcParams.update({"svg.hashsalt": "", "svg.fonttype": "none", "font.size": 9})
-    depths = sorted({run.row["depth"] for run in runs})
-    families = [f for f in ("plain", "residual") if any(run.row["family"] == f for run in runs)]
-    size = (4.2 * len(families), 3.6)
-    figure, axes = plt.subplots(1, len(families), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    lines = {}
-    for axis, family in zip(axes[0], families, strict=True):
-        for run in runs:
-            if run.row["family"] == family:
-                lines[run.row["depth"]] = _draw_run(axis, run, COLOURS[depths.index(run.row["depth"]) % len(COLOURS)])
-        axis.set(title=f"{family} nets", xlabel="iterations", ylim=(0, None))
-        axis.set_xlim(0, max(run.row["iterations"] for run in runs))
-        axis.grid(alpha=0.3, linewidth=0.5)
-    axes[0][0].set_ylabel("error (%)")
-    # One entry per depth, however many seeds and families there are.
-    labels = [f"{depth} layers" for depth in depths]
-    held_out = " or ".join(sorted({"validation" if run.row["val_images"] else "test" for run in runs}))
-    title = f"bold: {held_out}, dashed: training"
-    handles = [lines[depth] for depth in depths]
-    figure.legend(handles, labels, title=title, loc="outside lower center", ncols=len(depths), frameon=False)
-    figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
-    figure.savefig(path.with_name(path.name + ".png"), dpi=150)
-    plt.close(figure)
+PANELS_PER_ROW = 3
+ENDS = {"unfinished": ">", "failed": "X"}  # how the curve of a run ends that is not whole
+Curve = list[tuple[float, float]]  # (iteration, error)
 
 
-def _draw_run(axis: plt.Axes, run: Run, colour: str) -> plt.Line2D:
-    """Draws both curves of a run; returns the bold one."""
-    held_out = "test" if not run.row["val_images"] else "val"
-    for split, style, width in (("train", "dashed", 0.9), (held_out, "solid", 1.8)):
-        points = [(m["iteration"], m[f"{split}/error"]) for m in run.metrics if f"{split}/error" in m]
-        (line,) = axis.plot(*zip(*points, strict=True), color=colour, linestyle=style, linewidth=width)
-    return line
+def draw_curves(runs: Sequence[Run], path: Path) -> bool:
+    """Draws plain nets beside residual ones and others into `path`.svg and `path`.png; the axes are shared.
+
+    Each run is drawn as far as it is. Of several seeds of one run each is thin, and their mean is bold. Returns False
+    if no run has been evaluated yet.
+    """
+    all_drawn = [pair for pair in zip(runs, styles(runs), strict=True) if pair[0].curve(_bold(pair[0]))]
+    if not all_drawn:
+        return False
+    families = grouped(all_drawn, lambda pair: pair[0].row["family"])
+    columns = min(PANELS_PER_ROW, len(families))
+    figure, axes = new_figure(-(-len(families) // columns), columns, sharex=True, sharey=True)
+    for axis, (family, drawn) in zip(axes.flat, families.items(), strict=False):
+        for seeds in grouped(drawn, lambda pair: pair[0].row["config"]).values():
+            _draw_seeds(axis, [run for run, _ in seeds], seeds[0][1])
+        axis.set_title(f"{family} nets")
+        axis.set_xlabel("iterations")
+        axis.xaxis.set_tick_params(labelbottom=True)
+    for axis in axes.flat[len(families) :]:
+        axis.remove()
+    for axis in axes[:, 0]:
+        axis.set_ylabel("error (%)")
+    runs = [run for run, _ in all_drawn]
+    axes[0, 0].set(xlim=(0, max(run.row["iterations"] for run in runs)), ylim=(0, error_limit(runs)))
+    axes[0, 0].xaxis.set_major_formatter("{x:,.0f}")
+    legend(figure, [(style, {"linewidth": 1.9, "markersize": 4}) for _, style in all_drawn], _what_lines_are(runs))
+    save(figure, path)
+    return True
+
+
+def _bold(run: Run) -> str:
+    return f"{run.held_out}/error"
+
+
+def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> None:
+    for column, dashes, width in (("train/error", "dashed", 1.0), (_bold(seeds[0]), "solid", 1.9)):
+        curves = [run.curve(column) for run in seeds]
+        look = {"color": style.colour, "linestyle": dashes}
+        if column != "train/error":
+            # Markers at equal distances on the paper, not on top of each other's.
+            look |= {"marker": style.marker, "markersize": 4, "markevery": (0.03 * (style.order % 6), 0.18)}
+            if len(seeds) > 1:
+                for curve in curves:
+                    axis.plot(*zip(*curve, strict=True), color=style.colour, linewidth=0.5)
+        # The mean is over all seeds or over all that are finished, nowhere over some more.
+        finished = [curve for run, curve in zip(seeds, curves, strict=True) if run.state == "finished"]
+        axis.plot(*zip(*_mean(finished or curves), strict=True), linewidth=width, **look)
+    for run in seeds:
+        if run.state in ENDS:
+            end = {"marker": ENDS[run.state], "color": style.colour, "markerfacecolor": "white", "markersize": 7}
+            axis.plot(*run.curve(_bold(run))[-1], zorder=3, **end)
+
+
+def _mean(curves: Sequence[Curve]) -> Curve:
+    """The mean at the iterations that all curves have."""
+    errors = [dict(curve) for curve in curves]
+    shared = [iteration for iteration, _ in curves[0] if all(iteration in e for e in errors)]
+    return [(iteration, mean(e[iteration] for e in errors)) for iteration in shared]
+
+
+def _what_lines_are(runs: Sequence[Run]) -> str:
+    splits = sorted({"validation" if run.held_out == "val" else "test" for run in runs})
+    words = [f"bold: {' or '.join(splits)}", "dashed: training"]
+    if any(count > 1 for count in map(len, grouped(runs, lambda run: run.row["config"]).values())):
+        words.append("thin: single seeds")
+    words += [f"{name} {state}" for state, name in (("unfinished", "▷"), ("failed", "✕")) if any(r.state == state for r in runs)]
+    return ", ".join(words)

@@ -1,4 +1,4 @@
-"""Reads run folders into rows of results, and writes and reads those rows as CSV."""
+"""Reads run folders, whole or unfinished, and writes and reads their rows of results as CSV."""
 
 import csv
 import re
@@ -10,51 +10,156 @@ from typing import Any
 
 import yaml
 
+from src.report.compare import SEED, alike, departures
 from src.run import RunFolder
 
 Row = dict[str, Any]
+LeftOut = list[tuple[Path, str]]
+
+STATES = ("finished", "unfinished", "failed", "not started")
+FAMILIES = {"plain": "plain", "resnet": "residual"}  # other functions' names are their families' names
+NUMBERS = ("depth", "seed", "iterations", "val_images", "parameters", "macs", "train_error", "test_error", "images_per_second")  # of each summary
 
 
 @dataclass
 class Run:
-    """A finished run: its row of results, and its metrics, one dict of numbers per row of metrics.csv."""
+    """A run folder as it stands.
 
+    Attributes:
+        row: what the config tells, and once the run is finished its results.
+        metrics: the rows of metrics.csv, each with the numbers that it has.
+        layers: the rows of layers.csv of the last evaluation that is there in full.
+        why: the first line of error.txt, if the run failed.
+    """
+
+    folder: RunFolder
+    state: str
     row: Row
     metrics: list[dict[str, float]]
+    layers: list[dict[str, str]]
+    why: str = ""
+
+    @property
+    def held_out(self) -> str:
+        """The split that the run was tested on as it went: `val` or `test`."""
+        return "val" if self.row["val_images"] else "test"
+
+    def curve(self, column: str) -> list[tuple[float, float]]:
+        """(iteration, value) wherever a column of metrics.csv has a value."""
+        return [(row["iteration"], row[column]) for row in self.metrics if column in row]
 
 
-def read_runs(places: Iterable[Path]) -> tuple[list[Run], list[Path]]:
-    """The finished runs in and below some folders, by data set and name, and the folders of the unfinished ones."""
-    folders = sorted({config.parent for place in places for config in Path(place).rglob("config.yaml")})
-    unfinished = [folder for folder in folders if not (folder / "summary.json").exists()]
-    runs = [_read_run(folder) for folder in folders if folder not in unfinished]
-    return sorted(
-        runs, key=lambda run: (run.row["data"], run.row["family"], run.row["depth"], run.row["run"])
-    ), unfinished
+def read_runs(places: Iterable[Path]) -> tuple[list[Run], LeftOut]:
+    """The runs in and below some folders, whatever their state, and what was left out of them, with the reason.
+
+    They come by data set, plain nets, then residual ones, then others, by depth. A run that is there twice, such as
+    in a copy, counts once.
+    """
+    paths = sorted({config.parent for place in places for config in Path(place).rglob("config.yaml")})
+    runs: list[Run] = []
+    left_out: LeftOut = []
+    for path in paths:
+        try:
+            runs.append(_read_run(path, left_out))
+        except Exception as error:  # whatever is wrong with one folder, the others are shown
+            left_out.append((path, f"cannot be read: {_one_line(f'{type(error).__name__}: {error}')}"))
+    runs.sort(key=lambda run: STATES.index(run.state))
+    known: dict[str, Run] = {}
+    for run in runs:
+        first = known.setdefault(alike(run.folder.config, but=""), run)
+        if first is not run:
+            left_out.append((run.folder.path, f"is the same run as {first.folder.path}"))
+    return sorted(known.values(), key=_order), left_out
 
 
-def _read_run(folder: Path) -> Run:
-    run, config = RunFolder(folder, {}), yaml.safe_load((folder / "config.yaml").read_text())
-    summary, finished = run.summary, (folder / "summary.json").stat().st_mtime
-    summary["versions"] = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
-    row = {
-        "run": folder.name,
-        # Both families are functions of one name: `plain...` makes plain nets.
-        "family": "plain" if config["model"]["_target_"].rpartition(".")[2].startswith("plain") else "residual",
-        **summary,
-        "date": datetime.fromtimestamp(finished, UTC).date().isoformat(),
+def _order(run: Run) -> tuple[Any, ...]:
+    family = run.row["family"]
+    first = [*FAMILIES.values(), family].index(family)
+    return run.row["data"], first, family, run.row["depth"], run.row["run"]
+
+
+def _read_run(path: Path, left_out: LeftOut) -> Run:
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    folder = RunFolder(path, config)
+    lines = _whole_lines(folder.metrics, left_out)
+    metrics = [{name: float(value) for name, value in line.items() if value} for line in lines]
+    if any("iteration" not in row for row in metrics):
+        raise ValueError("metrics.csv has a row without its iteration")
+    layers = _last_evaluation(_whole_lines(folder.layers, left_out))
+    row, summary = _planned(path.name, config), folder.summary
+    if summary is not None:
+        missing = [key for key in NUMBERS if not isinstance(summary.get(key), int | float)]
+        if missing:
+            raise ValueError(f"summary.json has no number for {', '.join(missing)}")
+        summary["versions"] = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
+        finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
+        row |= {**summary, "date": finished.date().isoformat()}
+    row |= {"config": alike(config, but=SEED), "departures": departures(config)}
+    if summary is not None:
+        return Run(folder, "finished", row, metrics, layers)
+    if folder.error.exists():
+        why = _one_line(folder.error.read_text(errors="replace").strip().partition("\n")[0]) or "it does not say why"
+        return Run(folder, "failed", row, metrics, layers, why)
+    started = metrics or (path / "lock").exists()
+    return Run(folder, "unfinished" if started else "not started", row, metrics, layers)
+
+
+def _planned(name: str, config: dict[str, Any]) -> Row:
+    """What a config tells of its run, under the names of summary.json."""
+    model, choices = config["model"], config["choices"]
+    function = model["_target_"].rpartition(".")[2]
+    kind = function.removesuffix("_imagenet").removesuffix("_bottleneck")
+    layers_per_n = 9 if function.endswith("_bottleneck") else 6  # Sec. 4.2; three layers in a block, not two
+    return {
+        "run": name,
+        "family": FAMILIES.get(kind, kind),
+        "model": str(choices["model"]),
+        "n": model.get("n"),
+        "depth": int(model["depth"] if "depth" in model else layers_per_n * model["n"] + 2),
+        "shortcut": model.get("shortcut"),
+        "data": str(choices["data"]),
+        "seed": int(config["seed"]),
+        "val_images": int(config["data"].get("val_images", 0)),
+        "iterations": int(config["recipe"]["iterations"]),
     }
-    return Run(row, run.rows())
+
+
+def _whole_lines(path: Path, left_out: LeftOut) -> list[dict[str, str]]:
+    """The rows of a CSV file, but for a last line that is being written or was cut off."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+        left_out.append((path, "has a half-written last line, which does not count"))
+    return list(csv.DictReader(lines))
+
+
+def _last_evaluation(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The last rows of one iteration that are as many as those of the first."""
+    by_iteration: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        by_iteration.setdefault(row["iteration"], []).append(row)
+    evaluations = list(by_iteration.values())
+    return next((e for e in reversed(evaluations) if len(e) == len(evaluations[0])), [])
+
+
+def _one_line(text: str) -> str:
+    """A text that does no harm in a terminal: on one line, no control characters, not without end."""
+    line = "".join(c if c.isprintable() else " " for c in text)
+    return " ".join(line.split())[:300]
 
 
 def without_seed(row: Row) -> str:
-    """What the seeds of one experiment have in common: a run folder's name tells all that is not the default."""
+    """A run folder's name but for the seed: it tells all that is not the default."""
     return re.sub(r"-s\d+$", "", row["run"])
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Rows may differ in their columns: results of an earlier version have fewer."""
+    columns = dict.fromkeys(column for row in rows for column in row)
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)
 

@@ -1,25 +1,91 @@
-"""Tables of results in Markdown, for the terminal and for README."""
+"""Tables of results in Markdown, beside the paper's numbers, for the terminal and for README."""
 
 import re
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 from statistics import mean, stdev
 
-from src.report.results import Row, read_csv, without_seed
+from src.report.compare import DEPTH, NET, PAPER_DATA, alike, grouped, variants
+from src.report.results import Row, Run, read_csv, without_seed
+
+HEAD = ("net", "layers", "shortcut", "parameters", "multiply-adds", "training error, %", "test error, %", "seeds")
+HEAD_ELSEWHERE = (*HEAD, "iterations")
+HEAD_PAPER = (*HEAD, "paper, %", "difference", "training")
 
 
 def results_table(rows: Sequence[Row]) -> str:
-    """One line for the seeds of each run: mean and deviation of the final weights' errors, in percent."""
-    head = ("net", "layers", "shortcut", "parameters", "iterations", "training error, %", "test error, %", "seeds")
+    """One line for the seeds of each run: mean and deviation of the final weights' errors, in percent.
+
+    For the paper's data its value stands beside them (Table 6), and the difference from it, but only of runs that
+    were trained as it says; of the others it is told how they were.
+    """
+    on_paper_data = rows[0]["data"] == PAPER_DATA
     lines = []
-    for name, group in groupby(rows, without_seed):
-        seeds = list(group)
+    for seeds in grouped(rows, lambda row: row["config"]).values():
         first = seeds[0]
-        count, iterations = f"{first['parameters']:,}", f"{first['iterations']:,}"
-        errors = [_spread([row[key] for row in seeds]) for key in ("train_error", "test_error")]
-        lines.append((name, str(first["depth"]), first["shortcut"] or "-", count, iterations, *errors, str(len(seeds))))
-    return markdown(head, lines)
+        errors = [[row[key] for row in seeds] for key in ("train_error", "test_error")]
+        line = [without_seed(first), str(first["depth"]), first["shortcut"] or "-"]
+        line += [f"{first[key] / 1e6:,.2f} M" for key in ("parameters", "macs")]
+        line += [*map(spread, errors), str(len(seeds))]
+        if on_paper_data:
+            value = paper_value(first)
+            comparable = value and not first["departures"]
+            difference = f"{mean(errors[1]) - value['error']:+.2f}" if comparable else "-"
+            line += [in_words(value) if value else "-", difference, first["departures"] or "as in the paper"]
+        else:
+            line += [f"{first['iterations']:,}"]
+        lines.append(line)
+    return markdown(HEAD_PAPER if on_paper_data else HEAD_ELSEWHERE, lines)
+
+
+def paper_value(row: Row) -> Row | None:
+    """The paper's test error of a net on CIFAR-10, from paper.csv, with its place there; None if it has none."""
+    for value in read_csv(Path(__file__).with_name("paper.csv")):
+        if row["data"] == PAPER_DATA and all(value[key] == row[key] for key in ("family", "depth", "shortcut")):
+            return value
+    return None
+
+
+def in_words(value: Row) -> str:
+    """`6.61 ± 0.16, best 6.43 (Table 6)`"""
+    deviation = f" ± {value['deviation']:.2f}" if value["deviation"] else ""
+    best = f", best {value['best']:.2f}" if value["best"] else ""
+    return f"{value['error']:.2f}{deviation}{best} ({value['where']})"
+
+
+def degradation(runs: Sequence[Run]) -> list[str]:
+    """Whether the deepest net of each kind ends with a higher training error than the shallowest (Sec. 1, 4.2).
+
+    A line for each way of training: the nets in it differ in nothing but their depth and kind.
+    """
+    finished = [run for run in runs if run.state == "finished"]
+    trainings = list(grouped(finished, lambda run: (run.row["data"], alike(run.folder.config, NET))).items())
+    ways = variants([group[0].folder.config for _, group in trainings], r"(?!model\.).*") if trainings else []
+    lines = []
+    for ((data, _), nets), way in zip(trainings, ways, strict=True):
+        kinds = list(grouped(nets, lambda run: alike(run.folder.config, DEPTH)).values())
+        words = variants([kind[0].folder.config for kind in kinds], r"model\..*")
+        found = [_deepest_against_shallowest(kind, w) for kind, w in zip(kinds, words, strict=True)]
+        if any(found):
+            lines.append(f"{data}{f' ({way})' if way else ''}: {'; '.join(filter(None, found))}")
+    return lines
+
+
+def _deepest_against_shallowest(runs: Sequence[Run], words: str) -> str:
+    """`plain: 56 layers 71.20% > 20 layers 28.10%, degradation by 43.10 points`; empty if there is one depth only."""
+    errors = {
+        depth: [run.row["train_error"] for run in group]
+        for depth, group in grouped(runs, lambda run: run.row["depth"]).items()
+    }
+    shallow, deep = min(errors), max(errors)
+    if shallow == deep:
+        return ""
+    worse = mean(errors[deep]) - mean(errors[shallow])
+    sign = ">" if worse > 0 else "<" if worse < 0 else "="
+    verdict = f"degradation by {worse:.2f} points" if worse > 0 else "no degradation"
+    sides = [f"{depth} layers {spread(errors[depth], '%')}" for depth in (deep, shallow)]
+    name = ", ".join(filter(None, (runs[0].row["family"], words)))
+    return f"{name}: {sides[0]} {sign} {sides[1]} (training error), {verdict}"
 
 
 def speed_table(rows: Sequence[Row]) -> str:
@@ -52,6 +118,7 @@ def fill_in(text: str, root: Path) -> str:
     )
 
 
-def _spread(values: Sequence[float]) -> str:
+def spread(values: Sequence[float], unit: str = "") -> str:
+    """Mean and, of several, standard deviation."""
     deviation = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{deviation}"
+    return f"{mean(values):.2f}{deviation}{unit}"
