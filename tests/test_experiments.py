@@ -52,3 +52,9 @@ def test_fig6_is_the_papers_nets_on_all_50k_images_and_in_miniature_the_same():
     assert {(run.config["data"]["val_images"], run.config["recipe"]["iterations"]) for run in runs} == {(0, 64000)}
     small = train.find_folder(compose_run("experiments=fig6", "model=plain20", "recipe.iterations=2000"))
     assert small.config["recipe"] == runs[0].config["recipe"] | {"iterations": 2000}
+
+
+def test_an_experiment_has_the_last_word_but_for_the_command_line():
+    small = train.find_folder(compose_run("experiments=digits_depth"))
+    assert small.config["trainer"]["precision"] == "32-true"
+    assert train.find_folder(compose_run("experiments=digits_depth", "seed=4")).config["seed"] == 4

@@ -79,5 +79,9 @@ def _what_lines_are(runs: Sequence[Run]) -> str:
     words = [f"bold: {' or '.join(splits)}", "dashed: training"]
     if any(count > 1 for count in map(len, grouped(runs, lambda run: run.row["config"]).values())):
         words.append("thin: single seeds")
-    words += [f"{name} {state}" for state, name in (("unfinished", "▷"), ("failed", "✕")) if any(r.state == state for r in runs)]
+    words += [
+        f"{name} {state}"
+        for state, name in (("unfinished", "▷"), ("failed", "✕"))
+        if any(r.state == state for r in runs)
+    ]
     return ", ".join(words)

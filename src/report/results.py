@@ -18,7 +18,17 @@ LeftOut = list[tuple[Path, str]]
 
 STATES = ("finished", "unfinished", "failed", "not started")
 FAMILIES = {"plain": "plain", "resnet": "residual"}  # other functions' names are their families' names
-NUMBERS = ("depth", "seed", "iterations", "val_images", "parameters", "macs", "train_error", "test_error", "images_per_second")  # of each summary
+NUMBERS = (
+    "depth",
+    "seed",
+    "iterations",
+    "val_images",
+    "parameters",
+    "macs",
+    "train_error",
+    "test_error",
+    "images_per_second",
+)  # of each summary
 
 
 @dataclass
