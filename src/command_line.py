@@ -81,7 +81,8 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
             raise ValueError(f"{key}={value} must be {KINDS[kind]}, as {flat[key]} is")
     n_is_given = any(override.startswith("n=") for override in hydra_config.overrides.task)
     if n_is_given and config["model"].get("n") != config["n"]:
-        raise ValueError(f"model={choices['model']} has its own depth: n={config['n']} needs model=plain or resnet")
+        any_depth = "model=plain, resnet, highway or preactivation"
+        raise ValueError(f"model={choices['model']} has its own depth: n={config['n']} needs {any_depth}")
     return {"choices": choices, **config}, {"choices": choices, **usual}
 
 

@@ -27,13 +27,13 @@ MISTAKES = {
     ("model=plain", "model.shortcut=A"): "there is no key model.shortcut",
     ("model=plain,resnet",): "model=plain,resnet is a sweep: say python -m src.train -m",
     ("model=resnet", "n=2.5"): "n=2.5 does not give a depth of 6n+2; the nearest nets are n=2 (14 layers) and n=3",
-    ("model=resnet20", "n=5"): "model=resnet20 has its own depth: n=5 needs model=plain or resnet",
+    ("model=resnet20", "n=5"): "model=resnet20 has its own depth: n=5 needs model=plain, resnet, highway or pre",
     ("recipe.batch_size=0",): "recipe.batch_size=0 must be at least 1",
     ("recipe.iterations=null",): "recipe.iterations=None must be a whole number",
     ("seed=one",): "seed=one must be a whole number",
     ("+foo=1",): "there is no key foo",
     ("model.shortcut=b",): "shortcut b is not one of A, B and C; did you mean B?",
-    ("trainer.accelerator=gpu", "+trainer.deterministic=true"): "trainer.accelerator=auto takes the device",
+    ("trainer.accelerator=gpu", "trainer.deterministic=true"): "trainer.accelerator=auto takes the device",
     ("data=cifar10", "data.root=nowhere", "data.download=false"): "nowhere/cifar-10-batches-py",
 }
 

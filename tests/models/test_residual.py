@@ -53,7 +53,8 @@ IMAGENET_COUNTS = {  # depth, shortcut: parameters, multiply-adds of v1, of v1.5
     (152, "C"): (107335720, 20736376832, 20967587840),
 }
 DEFAULT_SHORTCUT = {18: "A", 34: "A", 50: "B", 101: "B", 152: "B"}
-NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+# The other nets have tests of their own.
+NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if re.match("plain|res|wide", path.stem))
 assert len(NAMES) == 23
 
 
