@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, Trainer
 from tqdm import tqdm
 
 from src.classifier import Classifier
+from src.dashboard import Board
 from src.layers import gradient_norms, measured_responses
 from src.run import RunFolder, differences, identity
 
@@ -37,13 +38,17 @@ class Record(Callback):
         self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
         self.row: dict[str, float] = {}
         self.train_seconds = self.eval_seconds = 0.0
+        self.world_before: int | None = None  # devices that the checkpoint was made on
         self.bar: tqdm | None = None
+        self.board: Board | None = None  # where W&B shows the rows, too
 
     def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
         if trainer.is_global_zero:
             self.folder.forget_after(trainer.global_step)
+            if self.board:
+                self.board.start()
             start = f"goes on at iteration {trainer.global_step} of" if trainer.global_step else "trains for"
-            print(f"{self.folder.path} {start} {self.iterations} iterations in {trainer.precision}", flush=True)
+            print(f"{self.folder.path} {start} {self.iterations} iterations in {self._how(trainer)}", flush=True)
         self.bar = tqdm(
             desc=self.folder.path.name,
             total=self.iterations,
@@ -74,7 +79,7 @@ class Record(Callback):
             errors = module.take_training_errors()
             self.row |= {"train/error": errors["error"], "train/error_top5": errors["error_top5"]}
         elif trainer.is_global_zero:
-            self.folder.log(self.row)
+            self._write()
 
     def on_validation_start(self, trainer: Trainer, module: Classifier) -> None:
         self._lap("train_seconds")
@@ -88,12 +93,17 @@ class Record(Callback):
         self.row |= {f"{self.split}/{name}": value for name, value in module.take_test_errors().items()}
         self._lap("eval_seconds")
         if trainer.is_global_zero:
-            self.folder.log(self.row)
+            self._write()
             row = self.row
             self.folder.log_layers(row["iteration"], self.gradients, self.responses)
             line = f"train {row['train/error']:.2f}%  {self.split} {row[f'{self.split}/error']:.2f}%"
             tqdm.write(f"{self.folder.path.name}  iteration {row['iteration']}  error: {line}")
         self._save(trainer, module)
+
+    def _write(self) -> None:
+        self.folder.log(self.row)
+        if self.board:
+            self.board.log(self.row)
 
     def on_train_end(self, trainer: Trainer, module: Classifier) -> None:
         self.bar.close()
@@ -101,6 +111,15 @@ class Record(Callback):
     def on_exception(self, trainer: Trainer, module: Classifier, exception: BaseException) -> None:
         if self.bar is not None:
             self.bar.close()
+
+    def _how(self, trainer: Trainer) -> str:
+        """Precision and devices, in words; batch norm sees what one device has, unless it is synchronised."""
+        world, batch = trainer.world_size, trainer.datamodule.batch_size
+        how = trainer.precision
+        if world > 1:
+            seen = batch if self.folder.config["trainer"]["sync_batchnorm"] else batch // world
+            how += f" on {world} devices, batch norm over {seen} images"
+        return how if self.world_before in (None, world) else f"{how} ({self.world_before} devices before)"
 
     def _save(self, trainer: Trainer, module: Classifier) -> None:
         if not all(tensor.isfinite().all() for tensor in module.net.state_dict().values()):
@@ -119,10 +138,12 @@ class Record(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
         checkpoint["run"] = {"config": identity(self.folder.config), "images": trainer.datamodule.fingerprint}
+        checkpoint["run"]["devices"] = trainer.world_size
 
     def on_load_checkpoint(self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError if the checkpoint is of another config or was trained on other images."""
         run = checkpoint["run"]
+        self.world_before = run["devices"]
         changes = differences(run["config"], identity(self.folder.config))
         if changes:
             raise ValueError(f"the checkpoint in {self.folder.path} is of another config ({changes})")

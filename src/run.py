@@ -55,6 +55,13 @@ def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
     return ", ".join(f"{k} was {found.get(k)}, now {wanted.get(k)}" for k in differ)
 
 
+def family(config: dict[str, Any]) -> str:
+    """`plain`, `residual`, or what else a net is called: by the function that makes it."""
+    function = config["model"]["_target_"].rpartition(".")[2]
+    name = function.removesuffix("_imagenet").removesuffix("_bottleneck")
+    return "residual" if name == "resnet" else name
+
+
 def net_name(model: str, n: int | None) -> str:
     """`resnet56` for model=resnet56 and for model=resnet n=9 (depth 6n+2, Sec. 4.2)."""
     return model if n is None or re.search(r"\d", model) else f"{model}{6 * n + 2:g}"

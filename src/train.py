@@ -1,6 +1,6 @@
 """Trains one net and tests it: `python -m src.train model=resnet56 data=cifar10`; see --help."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.command_line import CONF, entry, job, resolve
-from src.run import RunFolder, folder_name
+from src.run import RunFolder, family, folder_name
 from src.sweep import Job, Sweep, slots
 
 if TYPE_CHECKING:
     from pytorch_lightning import Trainer
 
     from src.classifier import Classifier
+    from src.dashboard import Board
     from src.data.images import ImagesInMemory
     from src.record import Record
 
@@ -76,6 +77,7 @@ def run(folder: RunFolder) -> None:
     from src.checkpoint import WholeCheckpoints, newest_whole
     from src.hardware import git_commit, keep_freed_memory, quiet_lightning
     from src.record import Record
+    from src.synced import SyncBatchNorm
 
     quiet_lightning()
     keep_freed_memory()
@@ -92,7 +94,7 @@ def run(folder: RunFolder) -> None:
         num_sanity_val_steps=0,
         benchmark=not folder.config["trainer"]["deterministic"],
         callbacks=record,
-        plugins=WholeCheckpoints(),
+        plugins=[WholeCheckpoints(), *([SyncBatchNorm()] if folder.config["trainer"]["sync_batchnorm"] else [])],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
@@ -107,13 +109,24 @@ def run(folder: RunFolder) -> None:
     data.setup()
     with folder.locked() if rank_zero_only.rank == 0 else nullcontext():
         checkpoint = newest_whole(folder.last_checkpoint)
-        trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        if split == "val":
-            trainer.test(classifier, datamodule=data, verbose=False)
-            record.row |= {f"test/{name}": value for name, value in classifier.take_test_errors().items()}
-        if trainer.is_global_zero:
-            folder.finish(summarize(folder, trainer, classifier, data, record) | {"git_commit": commit})
-            print(f"{folder.path}: {in_words(folder.summary)}", flush=True)
+        with board(folder, classifier.net.depth) if rank_zero_only.rank == 0 else nullcontext() as record.board:
+            trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            if split == "val":
+                trainer.test(classifier, datamodule=data, verbose=False)
+                record.row |= {f"test/{name}": value for name, value in classifier.take_test_errors().items()}
+            if trainer.is_global_zero:
+                folder.finish(summarize(folder, trainer, classifier, data, record) | {"git_commit": commit})
+                print(f"{folder.path}: {in_words(folder.summary)}", flush=True)
+
+
+def board(folder: RunFolder, depth: int) -> AbstractContextManager["Board | None"]:
+    """The run as W&B shows it, if `logger` says so."""
+    from src.dashboard import dashboard
+
+    logger = folder.config["logger"]
+    if logger["name"] != "wandb":
+        return nullcontext()
+    return dashboard(folder, family(folder.config), depth, logger["project"], logger["entity"])
 
 
 def build(config: dict[str, Any], step: str = "eager") -> tuple["Classifier", "ImagesInMemory"]:
