@@ -1,6 +1,9 @@
 """Trains one net and tests it: `python -m src.train model=resnet56 data=cifar10`; see --help."""
 
-from contextlib import AbstractContextManager, nullcontext
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from src.record import Record
 
 
+PATIENCE = timedelta(seconds=50)  # with a process that does not answer the others
 JOBS: list[Job] = []  # of a sweep, as Hydra composes one after the other
 
 
@@ -71,6 +75,7 @@ def run(folder: RunFolder) -> None:
     Everything that can be wrong with a config is found before the folder is touched.
     """
     from pytorch_lightning import Trainer
+    from pytorch_lightning.strategies import DDPStrategy
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.captured import resolve_step
@@ -101,6 +106,8 @@ def run(folder: RunFolder) -> None:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._timeout = PATIENCE
     where = trainer.strategy.root_device, trainer.world_size
     step = resolve_step(folder.config["step"], *where, folder.config["recompute"])
     classifier, data = build(folder.config, step)
@@ -110,13 +117,28 @@ def run(folder: RunFolder) -> None:
     with folder.locked() if rank_zero_only.rank == 0 else nullcontext():
         checkpoint = newest_whole(folder.last_checkpoint)
         with board(folder, classifier.net.depth) if rank_zero_only.rank == 0 else nullcontext() as record.board:
-            trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            with lost_processes_in_a_line(trainer.world_size):
+                trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if split == "val":
                 trainer.test(classifier, datamodule=data, verbose=False)
                 record.row |= {f"test/{name}": value for name, value in classifier.take_test_errors().items()}
             if trainer.is_global_zero:
                 folder.finish(summarize(folder, trainer, classifier, data, record) | {"git_commit": commit})
                 print(f"{folder.path}: {in_words(folder.summary)}", flush=True)
+
+
+@contextmanager
+def lost_processes_in_a_line(world: int) -> Iterator[None]:
+    """What the communication between processes says when one is gone or hangs, as a ChildProcessError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if world == 1 or not re.search("gloo|nccl|connection|timed out", str(error), re.IGNORECASE):
+            raise
+        raise ChildProcessError(
+            "another process of this run died or hangs; what it said itself stands above, and the same command goes on "
+            f"from the last checkpoint ({str(error).splitlines()[0][:150]})"
+        ) from error
 
 
 def board(folder: RunFolder, depth: int) -> AbstractContextManager["Board | None"]:

@@ -192,6 +192,26 @@ def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     assert len(list(folder.path.parent.iterdir())) == 1
 
 
+def test_a_process_that_dies_ends_the_run_with_that_said(tmp_path):
+    """Of two over gloo, the second is killed as soon as there are metrics."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import glob, os, signal, threading, time\n"
+        "def die():\n"
+        f"    while not glob.glob({str(tmp_path)!r} + '/runs/*/*/metrics.csv'):\n"
+        "        time.sleep(0.05)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "if os.environ.get('LOCAL_RANK') == '1':\n"
+        "    threading.Thread(target=die, daemon=True).start()\n"
+    )
+    where = ["trainer.accelerator=cpu", "trainer.devices=2", f"runs={tmp_path}/runs"]
+    command = [sys.executable, "-m", "src.train", "n=1", "recipe.iterations=100000", "recipe.log_every=10", *where]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("another process of this run died or hangs; what it said itself stands above")
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, find, monkeypatch):
     with pytest.raises(FloatingPointError, match="not finite at iteration 2, rate 1e[+]30: .*no checkpoint yet"):
         tiny("recipe.schedule.lr=1e30")
