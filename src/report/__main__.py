@@ -1,41 +1,88 @@
-"""Shows finished runs: `python -m src.report runs/cifar10 -o report`."""
+"""Shows runs, finished and unfinished: `python -m src.report runs/cifar10 -o report`."""
 
 import argparse
+import re
 import sys
-from itertools import groupby
 from pathlib import Path
 
-from src.report.results import read_runs, write_csv
-from src.report.table import fill_in, results_table
+import yaml
+
+from src.report.compare import grouped
+from src.report.results import LeftOut, Run, read_runs, write_csv
+from src.report.table import degradation, fill_in, results_table
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m src.report",
-        description="Prints the errors of finished runs, and writes them (CSV) and their curves (SVG and PNG), "
-        "one file of each for every data set.",
+        description="Reads run folders and writes, for every data set, the results (CSV), the curves and what single "
+        "layers do (SVG and PNG), and one page of everything (index.html). It prints the results.",
     )
     parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="run folders, or folders of them")
     parser.add_argument("-o", dest="out", type=Path, default=Path("report"), help="where to write (default: report)")
+    parser.add_argument("--wandb", action="store_true", help="also send finished runs to W&B, with a workspace of them")
+    parser.add_argument("--nets", action="store_true", help="instead, print and write the table of nets, nets.csv")
     parser.add_argument("--readme", type=Path, help="instead, bring the tables of this Markdown file up to date")
     options = parser.parse_args()
     if options.readme:
         options.readme.write_text(fill_in(options.readme.read_text(), options.readme.parent))
         return
-    runs, unfinished = read_runs(options.runs)
-    for path in unfinished:
-        print(f"left out, as it is not finished: {path}", file=sys.stderr)
-    if not runs:
-        sys.exit(f"there is no finished run in {', '.join(map(str, options.runs))}")
-    from src.report.curves import draw_curves
+    if options.nets:
+        from src.nets import show_nets
 
-    options.out.mkdir(parents=True, exist_ok=True)
-    for data, group in groupby(runs, lambda run: run.row["data"]):
-        of_data = list(group)
-        write_csv(options.out / f"{data}.csv", [run.row for run in of_data])
-        draw_curves(of_data, options.out / data)
-        print(results_table([run.row for run in of_data]))
-        print(f"written: {options.out / data}.csv, .svg, .png")
+        options.out.mkdir(parents=True, exist_ok=True)
+        show_nets(out=options.out / "nets.csv")
+        return
+    runs, left_out = read_runs(options.runs)
+    for place, why in left_out:
+        print(f"left out: {place} {why}", file=sys.stderr)
+    for run in runs:
+        if run.state != "finished":
+            why = f": {run.why}" if run.why else ""
+            print(f"not in the results, {run.state}: {run.folder.path}{why}", file=sys.stderr)
+    if not runs:
+        sys.exit(f"there is no run in {', '.join(map(str, options.runs))}")
+    write(runs, left_out, options.out)
+    if options.wandb:
+        show_in_wandb(runs)
+
+
+def write(runs: list[Run], left_out: LeftOut, out: Path) -> None:
+    """Writes everything into `out`, and prints the results and where everything is."""
+    from src.report.curves import draw_curves
+    from src.report.layers import draw_gradients, draw_responses
+    from src.report.page import write_page
+
+    out.mkdir(parents=True, exist_ok=True)
+    by_data, figures = grouped(runs, lambda run: run.row["data"]), {}
+    for data, of_data in by_data.items():
+        path = out / re.sub(r"[^\w.+-]+", "_", data)
+        rows = [run.row for run in of_data if run.state == "finished"]
+        written = []
+        if rows:
+            write_csv(path.with_name(path.name + ".csv"), rows)
+            written.append(".csv")
+            print(results_table(rows))
+        drawn = {"": draw_curves, "-responses": draw_responses, "-gradients": draw_gradients}
+        names = [name for name, draw in drawn.items() if draw(of_data, path.with_name(path.name + name))]
+        written += [f"{name}{suffix}" for name in names for suffix in (".svg", ".png")]
+        figures[data] = [path.with_name(f"{path.name}{name}.svg") for name in names if name]
+        for line in degradation(of_data):
+            print(line)
+        if written:
+            print(f"written: {path}{', '.join(written)}")
+    write_page(out / "index.html", by_data, left_out, figures)
+    print(f"written: {out / 'index.html'}")
+
+
+def show_in_wandb(runs: list[Run]) -> None:
+    """Sends the finished runs to the project that conf/logger/wandb.yaml names, and the workspace of them."""
+    from src.report.workspace import save, send
+
+    logger = yaml.safe_load((Path(__file__).parents[2] / "conf" / "logger" / "wandb.yaml").read_text())
+    finished = [(run.folder, run.row["family"]) for run in runs if run.state == "finished"]
+    send(finished, logger["project"], logger["entity"])
+    save(logger["project"], logger["entity"])
 
 
 if __name__ == "__main__":

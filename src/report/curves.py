@@ -37,9 +37,12 @@ def draw_curves(runs: Sequence[Run], path: Path) -> bool:
     for axis in axes[:, 0]:
         axis.set_ylabel("error (%)")
     runs = [run for run, _ in all_drawn]
-    axes[0, 0].set(xlim=(0, max(run.row["iterations"] for run in runs)), ylim=(0, error_limit(runs)))
+    limit = error_limit(runs)
+    axes[0, 0].set(xlim=(0, max(run.row["iterations"] for run in runs)), ylim=(0, limit))
     axes[0, 0].xaxis.set_major_formatter("{x:,.0f}")
-    legend(figure, [(style, {"linewidth": 1.9, "markersize": 4}) for _, style in all_drawn], _what_lines_are(runs))
+    legend(
+        figure, [(style, {"linewidth": 1.9, "markersize": 4}) for _, style in all_drawn], _what_lines_are(runs, limit)
+    )
     save(figure, path)
     return True
 
@@ -54,7 +57,8 @@ def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> None:
         look = {"color": style.colour, "linestyle": dashes}
         if column != "train/error":
             # Markers at equal distances on the paper, not on top of each other's.
-            look |= {"marker": style.marker, "markersize": 4, "markevery": (0.03 * (style.order % 6), 0.18)}
+            every = (0.03 * (style.order % 6), 0.18) if len(curves[0]) > 2 else None
+            look |= {"marker": style.marker, "markersize": 4, "markevery": every}
             if len(seeds) > 1:
                 for curve in curves:
                     axis.plot(*zip(*curve, strict=True), color=style.colour, linewidth=0.5)
@@ -74,14 +78,13 @@ def _mean(curves: Sequence[Curve]) -> Curve:
     return [(iteration, mean(e[iteration] for e in errors)) for iteration in shared]
 
 
-def _what_lines_are(runs: Sequence[Run]) -> str:
+def _what_lines_are(runs: Sequence[Run], limit: float) -> str:
     splits = sorted({"validation" if run.held_out == "val" else "test" for run in runs})
     words = [f"bold: {' or '.join(splits)}", "dashed: training"]
-    if any(count > 1 for count in map(len, grouped(runs, lambda run: run.row["config"]).values())):
+    if any(len(seeds) > 1 for seeds in grouped(runs, lambda run: run.row["config"]).values()):
         words.append("thin: single seeds")
-    words += [
-        f"{name} {state}"
-        for state, name in (("unfinished", "▷"), ("failed", "✕"))
-        if any(r.state == state for r in runs)
-    ]
+    states = {run.state for run in runs}
+    words += [f"{sign} {state}" for state, sign in (("unfinished", "▷"), ("failed", "✕")) if state in states]
+    above = {f"{run.row['family']}-{run.row['depth']}": None for run in runs if run.curve(_bold(run))[-1][1] > limit}
+    words += [f"above {limit:.0f}%: {' and '.join(above)}"] if above else []
     return ", ".join(words)

@@ -10,25 +10,16 @@ from typing import Any
 
 import yaml
 
-from src.report.compare import SEED, alike, departures
-from src.run import RunFolder
+from src.report.compare import SEED, alike, departures, grouped
+from src.run import RunFolder, family
 
 Row = dict[str, Any]
 LeftOut = list[tuple[Path, str]]
 
 STATES = ("finished", "unfinished", "failed", "not started")
-FAMILIES = {"plain": "plain", "resnet": "residual"}  # other functions' names are their families' names
-NUMBERS = (
-    "depth",
-    "seed",
-    "iterations",
-    "val_images",
-    "parameters",
-    "macs",
-    "train_error",
-    "test_error",
-    "images_per_second",
-)  # of each summary
+FIRST = ("plain", "residual")  # of the families, as in Fig. 6
+# What each summary must have, in numbers.
+NUMBERS = "depth seed val_images iterations parameters macs train_error test_error images_per_second".split()
 
 
 @dataclass
@@ -38,7 +29,7 @@ class Run:
     Attributes:
         row: what the config tells, and once the run is finished its results.
         metrics: the rows of metrics.csv, each with the numbers that it has.
-        layers: the rows of layers.csv of the last evaluation that is there in full.
+        layers: the rows of layers.csv of the last evaluation that is there in full, in layer order.
         why: the first line of error.txt, if the run failed.
     """
 
@@ -46,7 +37,7 @@ class Run:
     state: str
     row: Row
     metrics: list[dict[str, float]]
-    layers: list[dict[str, str]]
+    layers: list[dict[str, float]]
     why: str = ""
 
     @property
@@ -65,7 +56,8 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], LeftOut]:
     They come by data set, plain nets, then residual ones, then others, by depth. A run that is there twice, such as
     in a copy, counts once.
     """
-    paths = sorted({config.parent for place in places for config in Path(place).rglob("config.yaml")})
+    paths = {config.parent for place in places for config in Path(place).rglob("config.yaml")}
+    paths = sorted(path for path in paths if "wandb" not in path.parts)  # W&B keeps a config.yaml in a run's folder
     runs: list[Run] = []
     left_out: LeftOut = []
     for path in paths:
@@ -83,19 +75,16 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], LeftOut]:
 
 
 def _order(run: Run) -> tuple[Any, ...]:
-    family = run.row["family"]
-    first = [*FAMILIES.values(), family].index(family)
-    return run.row["data"], first, family, run.row["depth"], run.row["run"]
+    name = run.row["family"]
+    first = [*FIRST, name].index(name)
+    return run.row["data"], first, name, run.row["depth"], run.row["run"]
 
 
 def _read_run(path: Path, left_out: LeftOut) -> Run:
     config = yaml.safe_load((path / "config.yaml").read_text())
     folder = RunFolder(path, config)
-    lines = _whole_lines(folder.metrics, left_out)
-    metrics = [{name: float(value) for name, value in line.items() if value} for line in lines]
-    if any("iteration" not in row for row in metrics):
-        raise ValueError("metrics.csv has a row without its iteration")
-    layers = _last_evaluation(_whole_lines(folder.layers, left_out))
+    metrics = _numbers(folder.metrics, left_out)
+    layers = _last_evaluation(_numbers(folder.layers, left_out))
     row, summary = _planned(path.name, config), folder.summary
     if summary is not None:
         missing = [key for key in NUMBERS if not isinstance(summary.get(key), int | float)]
@@ -117,12 +106,10 @@ def _read_run(path: Path, left_out: LeftOut) -> Run:
 def _planned(name: str, config: dict[str, Any]) -> Row:
     """What a config tells of its run, under the names of summary.json."""
     model, choices = config["model"], config["choices"]
-    function = model["_target_"].rpartition(".")[2]
-    kind = function.removesuffix("_imagenet").removesuffix("_bottleneck")
-    layers_per_n = 9 if function.endswith("_bottleneck") else 6  # Sec. 4.2; three layers in a block, not two
+    layers_per_n = 9 if model["_target_"].endswith("_bottleneck") else 6  # Sec. 4.2; three layers in a block, not two
     return {
         "run": name,
-        "family": FAMILIES.get(kind, kind),
+        "family": family(config),
         "model": str(choices["model"]),
         "n": model.get("n"),
         "depth": int(model["depth"] if "depth" in model else layers_per_n * model["n"] + 2),
@@ -134,23 +121,26 @@ def _planned(name: str, config: dict[str, Any]) -> Row:
     }
 
 
-def _whole_lines(path: Path, left_out: LeftOut) -> list[dict[str, str]]:
-    """The rows of a CSV file, but for a last line that is being written or was cut off."""
+def _numbers(path: Path, left_out: LeftOut) -> list[dict[str, float]]:
+    """The rows of a CSV file, each with the numbers that it has, but for a last line that is not whole."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
         lines.pop()
         left_out.append((path, "has a half-written last line, which does not count"))
-    return list(csv.DictReader(lines))
+    rows = [
+        {column: float(value) for column, value in line.items() if value and column != "layer"}
+        for line in csv.DictReader(lines)
+    ]
+    if any("iteration" not in row for row in rows):
+        raise ValueError(f"{path.name} has a row without its iteration")
+    return rows
 
 
-def _last_evaluation(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def _last_evaluation(rows: list[dict[str, float]]) -> list[dict[str, float]]:
     """The last rows of one iteration that are as many as those of the first."""
-    by_iteration: dict[str, list[dict[str, str]]] = {}
-    for row in rows:
-        by_iteration.setdefault(row["iteration"], []).append(row)
-    evaluations = list(by_iteration.values())
+    evaluations = list(grouped(rows, lambda row: row["iteration"]).values())
     return next((e for e in reversed(evaluations) if len(e) == len(evaluations[0])), [])
 
 

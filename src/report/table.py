@@ -10,7 +10,7 @@ from src.report.results import Row, Run, read_csv, without_seed
 
 HEAD = ("net", "layers", "shortcut", "parameters", "multiply-adds", "training error, %", "test error, %", "seeds")
 HEAD_ELSEWHERE = (*HEAD, "iterations")
-HEAD_PAPER = (*HEAD, "paper, %", "difference", "training")
+HEAD_PAPER = (*HEAD, "paper, %", "difference", "trained")
 
 
 def results_table(rows: Sequence[Row]) -> str:

@@ -1,94 +1,64 @@
-import json
-import re
 import subprocess
 import sys
 
-import pytest
-import yaml
 from conftest import ROOT
+from folders import make_config, write_run
 
-from src.report.results import read_csv, read_runs, write_csv
-from src.report.table import fill_in, results_table
-
-SUMMARY = {"model": "plain", "n": 1, "depth": 8, "shortcut": None, "data": "digits", "val_images": 0, "iterations": 8}
-SUMMARY |= {"parameters": 75290, "test_error_top5": 1.0, "versions": {"torch": "2.13.0"}, "device": "AMD, 2 cores"}
+from src.report.results import read_csv
 
 
-@pytest.fixture
-def make_run(tmp_path):
-    """Writes a run folder as src.train does, finished or not."""
-
-    def make(name, family="plain", finished=True, **values):
-        folder = tmp_path / "runs" / "digits" / name
-        folder.mkdir(parents=True)
-        config = {"model": {"_target_": f"src.models.residual.{family}"}}
-        (folder / "config.yaml").write_text(yaml.safe_dump(config))
-        (folder / "metrics.csv").write_text("iteration,train/error,test/error\n4,60,50\n6,,\n8,30,20\n")
-        if finished:
-            (folder / "summary.json").write_text(json.dumps(SUMMARY | {"seed": 0} | values))
-        return folder
-
-    return make
+def report(*arguments):
+    command = [sys.executable, "-m", "src.report", *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
 
-def test_runs_are_read_and_unfinished_ones_told_apart(make_run, tmp_path):
-    make_run("plain8-s0", train_error=30.0, test_error=20.0)
-    make_run("resnet8-s0", "resnet", train_error=3.0, test_error=2.0, shortcut="A")
-    unfinished = make_run("resnet8-s1", "resnet", finished=False)
-    runs, left_out = read_runs([tmp_path])
-    assert [(run.row["run"], run.row["family"]) for run in runs] == [("plain8-s0", "plain"), ("resnet8-s0", "residual")]
-    assert left_out == [unfinished]
-    assert runs[0].metrics[-1] == {"iteration": 8, "train/error": 30, "test/error": 20}
-    assert "test/error" not in runs[0].metrics[1]
-
-
-def test_seeds_of_one_run_are_averaged_and_other_runs_are_not(make_run, tmp_path):
-    for seed, error in enumerate((20.0, 22.0, 27.0)):
-        make_run(f"plain8-s{seed}", train_error=error + 10, test_error=error, seed=seed)
-    make_run("plain8-lr0.2-s0", train_error=1.0, test_error=1.5)
-    lines = results_table([run.row for run in read_runs([tmp_path])[0]]).splitlines()
-    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    assert cells[2:] == [
-        ["plain8-lr0.2", "8", "-", "75,290", "8", "1.00", "1.50", "1"],
-        ["plain8", "8", "-", "75,290", "8", "33.00 ± 3.61", "23.00 ± 3.61", "3"],
+def test_the_command_writes_results_figures_and_a_page_for_all_data(tmp_path):
+    runs = tmp_path / "runs"
+    write_run(runs, make_config("plain", 20), [(60, 50)], final=(30, 20), layers=[(1.0, 0.5)])
+    write_run(runs, make_config("plain", 56), [(60, 50)], final=(40, 20), layers=[(1.0, 0.5)])
+    write_run(runs, make_config("resnet", 20), [(60, 50)], failure="CUDA out of memory\nand more")
+    write_run(runs, make_config("resnet", 56))
+    write_run(runs, make_config("plain", 20, data="digits"), [(60, 50)])
+    broken = write_run(runs, make_config("plain", 110), final=(1, 2))
+    (broken / "summary.json").write_text("{")
+    done = report(runs, "-o", tmp_path / "out")
+    assert done.returncode == 0
+    assert "plain: 56 layers 40.00% > 20 layers 30.00% (training error), degradation by 10.00 points" in done.stdout
+    names = [f"cifar10{name}.{suffix}" for name in ("", "-gradients", "-responses") for suffix in ("png", "svg")]
+    names += ["cifar10.csv", "digits.png", "digits.svg", "index.html"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    rows = read_csv(tmp_path / "out/cifar10.csv")
+    assert [(row["run"], row["family"], row["test_error"]) for row in rows] == [
+        ("plain20-s0", "plain", 20),
+        ("plain56-s0", "plain", 20),
+    ]
+    told = sorted(line.replace(str(runs), "") for line in done.stderr.splitlines())
+    assert told == [
+        "left out: /cifar10/plain110-s0 cannot be read: JSONDecodeError: Expecting property name enclosed in double "
+        "quotes: line 1 column 2 (char 1)",
+        "not in the results, failed: /cifar10/resnet20-s0: CUDA out of memory",
+        "not in the results, not started: /cifar10/resnet56-s0",
+        "not in the results, unfinished: /digits/plain20-s0",
     ]
 
 
-def test_rows_survive_a_csv_file(make_run, tmp_path):
-    make_run("plain8-s0", train_error=30.0, test_error=20.25)
-    rows = [run.row for run in read_runs([tmp_path])[0]]
-    write_csv(tmp_path / "rows.csv", rows)
-    again = read_csv(tmp_path / "rows.csv")
-    assert [{k: v for k, v in row.items() if v is not None} for row in rows] == [
-        {k: v for k, v in row.items() if v != ""} for row in again
-    ]
-    assert results_table(again) == results_table(rows)
+def test_a_name_of_data_does_not_lead_out_of_the_folder(tmp_path):
+    folder = write_run(tmp_path / "runs", make_config(data="digits"), [(60, 50)], final=(1, 2))
+    for name in ("config.yaml", "summary.json"):
+        (folder / name).write_text((folder / name).read_text().replace("digits", "../../evil"))
+    assert report(tmp_path / "runs", "-o", tmp_path / "out").returncode == 0
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".csv", ".html", ".png", ".svg"]
 
 
-def test_the_command_writes_a_table_and_a_figure_of_both_families(make_run, tmp_path):
-    make_run("plain8-s0", train_error=30.0, test_error=20.0)
-    make_run("resnet14-s0", "resnet", train_error=3.0, test_error=2.0, depth=14, shortcut="A")
-    make_run("resnet14-s1", "resnet", finished=False)
-    command = [sys.executable, "-m", "src.report", str(tmp_path / "runs"), "-o", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "plain8" in done.stdout
-    assert re.search(r"left out, as it is not finished: .*resnet14-s1", done.stderr)
-    figure = (tmp_path / "out/digits.svg").read_text()
-    for words in ("plain nets", "residual nets", "8 layers", "14 layers", "iterations", "error (%)"):
-        assert words in figure
-    assert (tmp_path / "out/digits.png").read_bytes().startswith(b"\x89PNG")
-    assert len(read_csv(tmp_path / "out/digits.csv")) == 2
+def test_no_run_is_an_error_of_one_line(tmp_path):
+    done = report(tmp_path)
+    assert (done.returncode, done.stderr) == (1, f"there is no run in {tmp_path}\n")
 
 
-def test_no_finished_run_is_an_error_of_one_line(tmp_path):
-    command = [sys.executable, "-m", "src.report", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (1, f"there is no finished run in {tmp_path}\n")
-
-
-def test_the_tables_in_readme_are_those_of_the_measured_results():
-    text = (ROOT / "README.md").read_text()
-    named = re.findall(r"<!-- (?:table|speed): (\S+) -->", text)
-    assert named
-    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*.csv"))
-    assert fill_in(text, ROOT) == text
+def test_the_report_starts_without_torch_and_hydra():
+    code = "import sys, src.report.__main__, src.report.page, src.report.curves, src.report.layers; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "src.report.page" in loaded
+    heavy = {"torch", "hydra", "pytorch_lightning", "src.train", "src.classifier", "src.models", "wandb", "pandas"}
+    assert not heavy & set(loaded)
