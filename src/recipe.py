@@ -1,4 +1,4 @@
-"""Rates of learning as pure functions of the iteration (Sec. 4.2)."""
+"""Rates of learning: functions of the iteration (Sec. 4.2), or of how the error falls (Sec. 3.4)."""
 
 from collections.abc import Sequence
 
@@ -39,8 +39,44 @@ class Schedule:
         """Tells the schedule the training error of the latest iterations, in percent."""
         self.warming = self.warming and train_error >= self.warmup_error
 
+    def tested(self, error: float) -> None:
+        """Is told the held-out error, which changes nothing here."""
+
     def state_dict(self) -> dict[str, bool]:
         return {"warming": self.warming}
 
     def load_state_dict(self, state: dict[str, bool]) -> None:
         self.warming = state["warming"]
+
+
+class Plateau:
+    """The rate `lr`, divided by `divisor` whenever the held-out error stops falling (Sec. 3.4).
+
+    It has stopped when `patience` evaluations in a row were none of them better than the best before by `threshold`
+    points of percent; the paper does not say when.
+    """
+
+    def __init__(self, lr: float, divisor: float, patience: int, threshold: float, **_of_the_run: object) -> None:
+        self.lr, self.divisor, self.patience, self.threshold = lr, divisor, patience, threshold
+        self.best, self.waited, self.drops = float("inf"), 0, 0
+
+    def __call__(self, iteration: int) -> float:
+        return self.lr / self.divisor**self.drops
+
+    def observe(self, train_error: float) -> None:
+        """Is told the training error, which changes nothing here."""
+
+    def tested(self, error: float) -> None:
+        """Tells the schedule the error of an evaluation, in percent."""
+        if error < self.best - self.threshold:
+            self.best, self.waited = error, 0
+            return
+        self.waited += 1
+        if self.waited == self.patience:
+            self.drops, self.waited = self.drops + 1, 0
+
+    def state_dict(self) -> dict[str, float]:
+        return {"best": self.best, "waited": self.waited, "drops": self.drops}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.best, self.waited, self.drops = state["best"], state["waited"], state["drops"]

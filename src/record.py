@@ -90,7 +90,9 @@ class Record(Callback):
         self.measuring.close()  # the first batch is enough
 
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
-        self.row |= {f"{self.split}/{name}": value for name, value in module.take_test_errors().items()}
+        errors = module.take_test_errors()
+        self.row |= {f"{self.split}/{name}": value for name, value in errors.items()}
+        module.schedule.tested(errors["error"])
         self._lap("eval_seconds")
         if trainer.is_global_zero:
             self._write()

@@ -26,7 +26,7 @@ import yaml
 # Where a run happens, how fast and in how much memory, is not part of what it is; precision is. Nor are the words it
 # was asked for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
 NOT_ITSELF = re.compile(
-    r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)|data\.(root|download)|logger.*|runs|recompute|step|sweep\..*|choices\..*|n"
+    r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)|data\.(root|download|num_workers)|logger.*|runs|recompute|step|sweep\..*|choices\..*|n"
 )
 STAGES = ("train", "val", "test")
 COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]

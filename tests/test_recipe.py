@@ -1,6 +1,9 @@
 import pytest
+import torch
+from test_train import Killed
 
-from src.recipe import Schedule, step_rate
+from src.recipe import Plateau, Schedule, step_rate
+from src.record import Record
 
 PAPER = {"iterations": 64000, "lr": 0.1, "drops": [0.5, 0.75], "divisor": 10.0}
 WARM = {"warmup_from_n": 18, "warmup_lr": 0.01, "warmup_error": 80.0}
@@ -52,3 +55,60 @@ def test_the_switch_survives_a_resume(error):
     schedule.observe(error)
     resumed.load_state_dict(schedule.state_dict())
     assert [resumed(i) for i in (0, 400, 32000)] == [schedule(i) for i in (0, 400, 32000)]
+
+
+def plateau(patience=2, threshold=0.5):
+    return Plateau(0.1, 10.0, patience, threshold, n=None, iterations=100)
+
+
+@pytest.mark.parametrize(
+    ("errors", "drops"),
+    [
+        ([90, 80, 70, 60], 0),
+        ([90, 90, 90], 1),
+        ([90, 89.5, 89.5], 1),  # half a point is not more than the threshold
+        ([90, 89.4, 89.4], 0),
+        ([90, 91, 80, 81], 0),  # one evaluation without a gain, twice
+        ([90, 91, 92, 93, 94], 2),
+        ([50, 60, 60, 49.8, 49.7, 40], 2),  # slow progress is none, measured from the best
+    ],
+)
+def test_a_plateau_drops_the_rate_after_its_patience(errors, drops):
+    schedule = plateau()
+    for error in errors:
+        schedule.tested(error)
+    assert schedule(7) == pytest.approx(0.1 / 10**drops)
+
+
+def test_a_plateau_goes_on_where_it_was():
+    whole, first, second = plateau(), plateau(), plateau()
+    errors = [90, 91, 92, 80, 85, 85, 85]
+    for error in errors:
+        whole.tested(error)
+    for error in errors[:5]:
+        first.tested(error)
+    second.load_state_dict(first.state_dict())
+    for error in errors[5:]:
+        second.tested(error)
+    assert second.state_dict() == whole.state_dict()
+    assert second(0) == whole(0) == pytest.approx(0.001)
+
+
+def test_a_run_by_the_plateau_is_resumed_to_the_same_bits(tiny, monkeypatch, tmp_path):
+    every = ["recipe.eval_every=2", "recipe.log_every=2", "recipe.checkpoint_every=5"]
+    rule = ["recipe.schedule.patience=1", "recipe.schedule.threshold=50.0"]
+    overrides = ["recipe=imagenet", "recipe.iterations=12", *every, *rule]
+    whole = tiny(*overrides, f"runs={tmp_path}/whole")
+    assert [row["lr"] for row in whole.rows()][-1] < 0.01
+
+    def stop(self, trainer, module, *_):
+        if trainer.global_step == 7:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Record, "on_train_batch_start", stop)
+        tiny(*overrides)
+    resumed = tiny(*overrides)
+    assert resumed.metrics.read_text() == whole.metrics.read_text()
+    a, b = (torch.load(f.last_checkpoint, weights_only=True)["state_dict"] for f in (resumed, whole))
+    assert all(torch.equal(a[key], b[key]) for key in a)

@@ -17,6 +17,8 @@ from src.benchmark.loops import BATCH, DEVICE, Clock, bare, compose_run, convent
 from src.benchmark.turns import NATIVE, PRECISIONS, Task, for_net, in_turns, rows
 from src.report.results import Row
 
+PHOTOS = "data/imagenet/train"
+
 
 def step(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
     """Training: the bare step, which is the limit, src.train, and what people usually write."""
@@ -100,10 +102,20 @@ def _conventional_data(iterations: int) -> float:
 
 
 def data(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """The input pipelines alone."""
+    """The input pipelines alone; those of photos in one process, where data/imagenet/train has some."""
     tasks = {"src.train": (_our_data, (4 * iterations,)), "plain loop": (_conventional_data, (4 * iterations,))}
     values = {("cifar10", s, ""): v for s, v in in_turns(tasks, repeats).items()}
-    return rows("data", values, "images/s", lambda _: ("cifar10", "src.train", ""))
+    if Path(PHOTOS).is_dir():
+        from src.benchmark.photos import decoded_photos, training_photos, usual_photos
+
+        for crop in ("scale", "area"):
+            tasks = {
+                "src.train": (training_photos, (PHOTOS, crop, 3)),
+                "torchvision's transforms": (usual_photos, (PHOTOS, crop, 3)),
+                "decoding alone": (decoded_photos, (PHOTOS, 3)),
+            }
+            values |= {(f"photos, crop={crop}", s, ""): v for s, v in in_turns(tasks, repeats).items()}
+    return rows("data", values, "images/s", lambda name: (name[0], "src.train", ""))
 
 
 def _our_test(net: str, precision: str) -> float:

@@ -27,9 +27,9 @@ def draw(rng: np.random.Generator, count: int, padding: int, flip: bool) -> Draw
 
 
 def normalize(images: Tensor, mean: Tensor, std: Tensor | None) -> Tensor:
-    """uint8 [N, H, W, 3] less `mean`, [H, W, 3] or [3], over `std`, [3] if any, in units of 0 .. 255; float32."""
-    images = images.float() - mean
-    return images if std is None else images / std
+    """uint8 [N, H, W, 3] less `mean`, over `std` if any, which end in [3] and are in units of 0 .. 255; float32."""
+    images = images.float().sub_(mean)
+    return images if std is None else images.div_(std)
 
 
 def crop_and_flip(images: Tensor, draws: Draws, padding: int) -> Tensor:

@@ -22,6 +22,12 @@ def keyed(seed: int, *key: int) -> np.random.Generator:
     return np.random.default_rng([seed, *key])
 
 
+@lru_cache(maxsize=2)
+def permutation(seed: int, i: int, images: int) -> np.ndarray:
+    """The order of pass i. A function of the module, so that a stream can be sent to worker processes."""
+    return keyed(seed, ORDER, i).permutation(images)
+
+
 class Stream:
     """Batches `0 .. iterations - 1` of the run; process `rank` of `world` takes its slice of each.
 
@@ -44,13 +50,12 @@ class Stream:
         self.seed, self.next = seed, 0
         share = batch_size // world
         self.share = slice(rank * share, (rank + 1) * share)
-        self._permutation = lru_cache(maxsize=2)(lambda i: keyed(seed, ORDER, i).permutation(images))
 
     def indices(self, iteration: int) -> np.ndarray:
         """The training images of a batch, [batch_size], of all processes."""
         start = iteration * self.batch_size
         first, last = start // self.images, (start + self.batch_size - 1) // self.images
-        order = np.concatenate([self._permutation(i) for i in range(first, last + 1)])
+        order = np.concatenate([permutation(self.seed, i, self.images) for i in range(first, last + 1)])
         return order[start - first * self.images :][: self.batch_size]
 
     def batch(self, iteration: int) -> Batch:

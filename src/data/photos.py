@@ -1,0 +1,91 @@
+"""Batches of photos, as worker processes make them: uint8 [n, 224, 224, 3], to be normalized on the device."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.data.folder import Files
+from src.data.photo import SIZE, RandomArea, RandomScale, center, cut, decode
+from src.data.shards import Shards
+from src.data.stream import Batch
+
+# Of the training photos' RGB in 0 .. 1, as fb.resnet.torch has them (the paper prints none); vectors are columns.
+EIGENVALUES = (0.2175, 0.0188, 0.0045)
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+
+Photo = tuple[Tensor, int]  # and its label
+Made = tuple[tuple[Tensor, ...], list[str]]  # a batch, and a line for each photo that was skipped
+
+
+class Photos:
+    """Some photos of a split: those at `indices` of the source.
+
+    With `skip` a photo that cannot be decoded is passed over; else ValueError is raised, with its path.
+    """
+
+    def __init__(self, source: Files | Shards, indices: np.ndarray, skip: bool) -> None:
+        self.source, self.indices, self.skip = source, indices, skip
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def read(self, index: int, skipped: list[str]) -> Photo | None:
+        """The photo [3, H, W] and its label; None if it is skipped, and then `skipped` gets a line."""
+        index = int(self.indices[index])
+        try:
+            return decode(self.source.read(index)), int(self.source.labels[index])
+        except ValueError as error:
+            line = f"{self.source.where(index)} {error}"
+            if not self.skip:
+                raise ValueError(f"{line}: mend or remove it, or pass over such photos with data.on_bad=skip") from None
+            skipped.append(line)
+            return None
+
+    def view(self, of: Callable[[Tensor], Tensor], indices: range) -> Made:
+        """A batch for testing: `of` each photo, which is [3, 224, 224]; fewer than `indices` if some are skipped."""
+        skipped: list[str] = []
+        photos = filter(None, [self.read(index, skipped) for index in indices])
+        return _stack([(of(photo), label) for photo, label in photos]), skipped
+
+    def center(self, indices: range) -> Made:
+        return self.view(center, indices)
+
+
+class Augmented:
+    """Makes training batches: images, labels and colour shifts, see `colour_shifts`.
+
+    The place of a photo that is skipped is taken by the next one that is not.
+    """
+
+    def __init__(self, photos: Photos, crop: RandomScale | RandomArea, colour: float) -> None:
+        self.photos, self.crop, self.colour = photos, crop, colour
+
+    def __call__(self, indices: Tensor, rng: np.random.Generator, share: slice) -> Made:
+        draws = rng.random((len(indices), self.crop.draws + 1))
+        shifts = colour_shifts(rng, len(indices), self.colour)
+        skipped: list[str] = []
+        made = [self._one(*of, skipped) for of in zip(indices[share].tolist(), draws[share], strict=True)]
+        return (*_stack(made), shifts[share]), skipped
+
+    def _one(self, index: int, draws: np.ndarray, skipped: list[str]) -> Photo:
+        for i in range(len(self.photos)):
+            found = self.photos.read((index + i) % len(self.photos), skipped)
+            if found:
+                photo, label = found
+                return cut(photo, self.crop.box(draws[1:], *photo.shape[1:]), flip=draws[0] < 0.5), label
+        raise ValueError(f"none of the {len(self.photos):,} training photos can be read: {skipped[-1]}")
+
+
+def colour_shifts(rng: np.random.Generator, count: int, deviation: float) -> Tensor:
+    """AlexNet's colour noise (its Sec. 4.1) for `count` photos: what each adds to R, G, B in 0 .. 255, [count, 3]."""
+    alphas = rng.normal(0, deviation, (count, 3))
+    return torch.from_numpy(255 * (alphas * EIGENVALUES) @ np.transpose(EIGENVECTORS)).float()
+
+
+def _stack(photos: list[Photo]) -> Batch:
+    images = torch.empty((len(photos), SIZE, SIZE, 3), dtype=torch.uint8)
+    for image, (photo, _) in zip(images, photos, strict=True):
+        image.copy_(photo.permute(1, 2, 0))
+    return images, torch.tensor([label for _, label in photos], dtype=torch.int64)

@@ -1,0 +1,87 @@
+import shutil
+
+import pytest
+from photos_on_disk import WNIDS, make_folders
+
+from src.data.folder import read_folders
+
+
+@pytest.fixture
+def root(tmp_path):
+    return make_folders(tmp_path)
+
+
+def flatten(root, lines):
+    """Photos of val/ laid flat; the list has what `lines` makes of (name, wnid, label)."""
+    written = []
+    for label, wnid in enumerate(WNIDS):
+        for path in sorted((root / "val" / wnid).iterdir()):
+            path.rename(root / "val" / path.name)
+            written.append(lines(path.name, wnid, label))
+        (root / "val" / wnid).rmdir()
+    (root / "val.txt").write_text("\n".join(reversed(written)) + "\n")
+
+
+def test_folders_are_classes_in_order(root):
+    (root / "train" / WNIDS[1] / ".hidden").touch()
+    train, val = read_folders(root)
+    assert train.labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4 and val.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert [train.where(i) for i in range(12)] == sorted(map(str, root.glob("train/*/*.JPEG")))
+    assert train.read(5).tobytes() == sorted(root.glob("train/*/*.JPEG"))[5].read_bytes()
+
+
+def test_a_class_of_training_may_be_missing_in_val(root):
+    shutil.rmtree(root / "val" / WNIDS[1])
+    assert read_folders(root)[1].labels.tolist() == [0, 0, 2, 2]
+
+
+@pytest.mark.parametrize("lines", [lambda name, wnid, _: f"{name} {wnid}", lambda name, _, label: f"{name} {label}"])
+def test_a_flat_val_has_a_list(root, lines):
+    usual = read_folders(root)[1]
+    expected = {usual.where(i).rpartition("/")[2]: label for i, label in enumerate(usual.labels)}
+    flatten(root, lines)
+    val = read_folders(root)[1]
+    assert {val.where(i).rpartition("/")[2]: label for i, label in enumerate(val.labels)} == expected
+    assert val.read(0).tobytes() == sorted((root / "val").iterdir())[0].read_bytes()
+
+
+def test_a_list_that_does_not_fit_says_what_differs(root):
+    flatten(root, lambda name, wnid, _: f"{name} {wnid}")
+    path = root / "val.txt"
+    good = path.read_text()
+    first = sorted((root / "val").iterdir())[0].name
+    for text, message in {
+        good + "other.JPEG n01440764\n": r"1 are listed but not in .*/val, other.JPEG first \(6 photos, 7 lines\)",
+        good.replace(f"{first} n01440764\n", ""): rf"1 are not listed in it, {first} first \(6 photos, 5 lines\)",
+        good.replace(" n03417042", " n99", 1): "line 1 .* does not fit, .* n99'.*3 classes, n01440764 .. n03417042",
+        good.replace(" n03417042", " 3", 1): "line 1 .* does not fit",
+        "490\n361\n": "line 1 of .*val.txt does not fit, '490': it must have one line for each photo",
+        good + good.splitlines()[0]: "line 7 of .* names .* a second time",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_folders(root)
+    path.unlink()
+    with pytest.raises(
+        FileNotFoundError, match=r"val has no folders of classes, so .*val.txt must list its classes: one"
+    ):
+        read_folders(root)
+
+
+def test_what_is_missing_is_named(root):
+    shutil.rmtree(root / "train" / WNIDS[1])
+    with pytest.raises(ValueError, match=r"val has 1 classes that .*train has not \(n01518878"):
+        read_folders(root)
+    (root / "train" / WNIDS[1]).mkdir()
+    with pytest.raises(FileNotFoundError, match="train/n01518878 has no photo in it: unpack the class again"):
+        read_folders(root)
+    shutil.rmtree(root / "val")
+    with pytest.raises(FileNotFoundError, match="there is no folder .*/val: name with data.root="):
+        read_folders(root)
+    shutil.rmtree(root / "train")
+    with pytest.raises(FileNotFoundError, match="there is no folder .*/train: name with data.root="):
+        read_folders(root)
+    (root / "train").mkdir()
+    (root / "val").mkdir()
+    with pytest.raises(FileNotFoundError, match="train has no folder in it: it must have one for each class"):
+        read_folders(root)
