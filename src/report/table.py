@@ -20,11 +20,11 @@ def results_table(rows: Sequence[Row]) -> str:
     were trained as it says; of the others it is told how they were.
     """
     on_paper_data = rows[0]["data"] == PAPER_DATA
-    lines = []
-    for seeds in grouped(rows, lambda row: row["config"]).values():
+    lines, runs = [], list(grouped(rows, lambda row: row["config"]).values())
+    for name, seeds in zip(short_names([without_seed(seeds[0]) for seeds in runs]), runs, strict=True):
         first = seeds[0]
         errors = [[row[key] for row in seeds] for key in ("train_error", "test_error")]
-        line = [without_seed(first), str(first["depth"]), first["shortcut"] or "-"]
+        line = [name, str(first["depth"]), first["shortcut"] or "-"]
         line += [f"{first[key] / 1e6:,.2f} M" for key in ("parameters", "macs")]
         line += [*map(spread, errors), str(len(seeds))]
         if on_paper_data:
@@ -36,6 +36,13 @@ def results_table(rows: Sequence[Row]) -> str:
             line += [f"{first['iterations']:,}"]
         lines.append(line)
     return markdown(HEAD_PAPER if on_paper_data else HEAD_ELSEWHERE, lines)
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """`plain20-n` and `resnet20-n` as `plain20` and `resnet20`: several names without what all of them have."""
+    parts = [name.split("-") for name in names]
+    common = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
+    return ["-".join([net, *(part for part in rest if part not in common)]) for net, *rest in parts]
 
 
 def paper_value(row: Row) -> Row | None:

@@ -4,7 +4,7 @@ from conftest import ROOT
 from folders import make_config, write_run
 
 from src.report.results import read_csv, read_runs, write_csv
-from src.report.table import degradation, fill_in, results_table
+from src.report.table import degradation, fill_in, results_table, short_names
 
 
 def cells(table):
@@ -105,3 +105,9 @@ def test_the_tables_in_readme_are_those_of_the_measured_results():
     assert named
     assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*.csv"))
     assert fill_in(text, ROOT) == text
+
+
+def test_a_name_leaves_out_what_all_have_but_never_the_net():
+    assert short_names(["plain20-a-b", "resnet20-a-b"]) == ["plain20", "resnet20"]
+    assert short_names(["resnet20-lr1-bf16-mixed", "resnet20-lr1"]) == ["resnet20-bf16-mixed", "resnet20"]
+    assert short_names(["resnet20-lr1"]) == ["resnet20-lr1"]
