@@ -52,7 +52,7 @@ def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str,
 
     Each of `nets` has `model`, `data` and `seed` as a run's config, its `weights`, a file, and its `name`. The images
     are read once, but each net normalizes them as its own data does: runs of several seeds may hold out other images.
-    Raises ValueError for nets that were not trained for the same test images.
+    Raises ValueError for a protocol that is not there, and for nets whose data have other test images.
     """
     import numpy as np
     from hydra.utils import instantiate
@@ -61,9 +61,11 @@ def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str,
 
     from src.classifier import Classifier
     from src.hardware import quiet_lightning
-    from src.protocols import Bar, Ensemble, Normalized, Views, test_labels
+    from src.protocols import PROTOCOLS, Bar, Ensemble, Normalized, Views, labels_of
     from src.weights import load_weights, read_weights
 
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol={protocol} is not one of {', '.join(PROTOCOLS)}")
     quiet_lightning()
     members, modules = [], {}
     for config in nets:
@@ -76,11 +78,11 @@ def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str,
             data.setup()
         members.append(Normalized(net, modules[key].mean, modules[key].std))
         first = next(iter(modules.values()))
-        if not np.array_equal(test_labels(modules[key]), test_labels(first)):
+        if not np.array_equal(labels_of(modules[key]), labels_of(first)):
             raise ValueError(f"{config['name']} is of other data: an ensemble must have one and the same test images")
     views, classifier = Views(first, protocol), Classifier(Ensemble(members))
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    with tqdm(desc="testing", total=len(test_labels(first)), unit=" images", leave=False, disable=None) as bar:
+    with tqdm(desc="testing", total=len(labels_of(first)), unit=" images", leave=False, disable=None) as bar:
         tester = Trainer(**trainer | {"precision": trainer["precision"] or "32-true"}, **quiet, callbacks=[Bar(bar)])
         start = time.perf_counter()
         tester.test(classifier, datamodule=views, verbose=False)

@@ -66,14 +66,12 @@ PROTOCOLS = {
 class Views(LightningDataModule):
     """Views of the test images of `data`, a module that is set up: batches of a list of views and labels [n].
 
-    Views are uint8 [n, views, height, width, 3], for each size of view. Small images are their only view. Raises
-    ValueError for a protocol that is not there, or that takes photos where these are small images.
+    Views are uint8 [n, views, height, width, 3], for each size of view. A small image is its own only view. Raises
+    ValueError if the protocol takes photos and these are small images.
     """
 
     def __init__(self, data: ImageNet | ImagesInMemory, protocol: str) -> None:
         super().__init__()
-        if protocol not in PROTOCOLS:
-            raise ValueError(f"protocol={protocol} is not one of {', '.join(PROTOCOLS)}")
         if isinstance(data, ImagesInMemory) and protocol != "center":
             size = "x".join(map(str, data.image_shape[1:]))
             raise ValueError(
@@ -109,18 +107,18 @@ def view(photos: Photos, of: Callable[[Tensor], list[Tensor]], indices: range) -
 class SmallImages:
     """Images uint8 [N, H, W, 3] in batches, each its own only view."""
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.images, self.labels = images, labels
+    def __init__(self, pixels: Tensor, labels: Tensor) -> None:
+        self.pixels, self.labels = pixels, labels
 
     def __len__(self) -> int:
-        return -(-len(self.images) // images.TEST_BATCH)
+        return -(-len(self.labels) // images.TEST_BATCH)
 
     def __iter__(self) -> Iterator[Batch]:
-        pairs = (of.split(images.TEST_BATCH) for of in (self.images[:, None], self.labels))
-        return zip(*pairs, strict=True)
+        both = (of.split(images.TEST_BATCH) for of in (self.pixels[:, None], self.labels))
+        return zip(*both, strict=True)
 
 
-def test_labels(data: ImageNet | ImagesInMemory) -> np.ndarray:
+def labels_of(data: ImageNet | ImagesInMemory) -> np.ndarray:
     """Of all test images of a module that is set up, in order."""
     in_memory = isinstance(data, ImagesInMemory)
     return data.splits["test"][1].numpy() if in_memory else data.photos["test"].source.labels

@@ -1,17 +1,24 @@
+import numpy as np
 import pytest
 import torch
 from conftest import TINY, compose_run
+from data.photos_on_disk import make_folders
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from test_command_line import call
+from test_protocols import reader, reference
 
+from src.command_line import CONF
 from src.evaluate import evaluate
 from src.weights import load_weights, read_weights
+
+CPU = {"accelerator": "cpu", "precision": "32-true"}
 
 
 def test_a_run_is_tested_as_it_was_when_it_ended(tiny, capsys):
     folder = tiny("data.val_images=100")
-    config = folder.config | {"weights": folder.last_checkpoint, "trainer": {"accelerator": "cpu", "precision": None}}
-    mistakes, mistakes_top5, images = evaluate(config, "it")
+    config = folder.config | {"weights": folder.last_checkpoint}
+    mistakes, mistakes_top5, images = evaluate([config], CPU | {"precision": None}, "center", "it")
     assert images == 500
     assert 100 * mistakes / images == folder.summary["test_error"]
     assert 100 * mistakes_top5 / images == folder.summary["test_error_top5"]
@@ -23,9 +30,9 @@ def test_every_test_image_counts_once_in_batches_of_any_size(tiny, monkeypatch, 
     """Against a plain loop over single images."""
     folder = tiny()
     config = OmegaConf.to_container(compose_run(*TINY, f"data.test_images={test_images}"), resolve=True)
-    config |= {"weights": folder.last_checkpoint, "trainer": {"accelerator": "cpu", "precision": "32-true"}}
+    config |= {"weights": folder.last_checkpoint}
     monkeypatch.setattr("src.data.images.TEST_BATCH", 64)
-    mistakes, mistakes_top5, images = evaluate(config, "it")
+    mistakes, mistakes_top5, images = evaluate([config], CPU, "center", "it")
     assert images == test_images
     data = instantiate(config["data"], seed=0)
     data.setup()
@@ -39,3 +46,75 @@ def test_every_test_image_counts_once_in_batches_of_any_size(tiny, monkeypatch, 
             ranks.append(int((scores > scores[label]).sum()))
     assert mistakes == sum(rank >= 1 for rank in ranks)
     assert mistakes_top5 == sum(rank >= 5 for rank in ranks)
+
+
+def ranks(scores, labels):
+    return [int((of > of[label]).sum()) for of, label in zip(scores, labels, strict=True)]
+
+
+def test_an_ensemble_of_runs_averages_their_softmax_scores_each_with_its_own_mean(tiny, capsys):
+    folders = [tiny(f"seed={seed}", "data.val_images=1000") for seed in (0, 1)]
+    shares = []
+    for folder in folders:
+        data = instantiate(folder.config["data"], seed=folder.config["seed"])
+        data.setup()
+        net = instantiate(folder.config["model"])
+        load_weights(net, read_weights(folder.last_checkpoint))
+        net.eval()
+        images, labels = data.splits["test"]
+        with torch.no_grad():
+            shares.append([net((i.float() - data.mean).permute(2, 0, 1)[None])[0].softmax(0) for i in images])
+    alone = [ranks(share, labels) for share in shares]
+    together = ranks([(one + other) / 2 for one, other in zip(*shares, strict=True)], labels)
+    assert alone[0] != alone[1] != together != alone[0]
+    nets = [folder.config | {"weights": folder.last_checkpoint, "name": "it"} for folder in folders]
+    expected = sum(rank >= 1 for rank in together), sum(rank >= 5 for rank in together), 500
+    assert evaluate(nets, CPU, "center", "both") == expected
+    assert evaluate(nets[:1] * 2, CPU, "center", "twice") == evaluate(nets[:1], CPU, "center", "once")
+
+    fewer = nets[0] | {"data": nets[0]["data"] | {"test_images": 400}, "name": "that"}
+    with pytest.raises(ValueError, match="that is of other data: an ensemble must have one and the same test images"):
+        evaluate([*nets, fewer], CPU, "center", "it")
+
+
+@pytest.mark.parametrize("protocol", ["center", "10crop", "multiscale"])
+def test_photos_are_tested_by_each_protocol_and_every_one_counts(tmp_path, protocol, capsys):
+    """Against scores worked out photo by photo, and one photo that is skipped."""
+    root = make_folders(tmp_path, val=3)
+    paths = sorted(root.glob("val/*/*"))
+    paths.pop(4).write_bytes(b"text")
+    data = OmegaConf.load(CONF / "data" / "imagenet.yaml")
+    data |= {"root": str(root), "normalization": "channel", "num_workers": 1, "on_bad": "skip"}
+    nets = []
+    for seed in (0, 1):
+        weights = tmp_path / f"{seed}.pt"
+        torch.save(reader(seed).state_dict(), weights)
+        model = {"_target_": "test_protocols.reader", "seed": seed}
+        nets.append({"model": model, "data": OmegaConf.to_container(data), "seed": 0, "weights": weights})
+    scores = np.mean([[reference(protocol, path, "channel", seed) for path in paths] for seed in (0, 1)], 0)
+    of = ranks(scores, [0, 0, 0, 1, 1, 2, 2, 2])
+    expected = sum(rank >= 1 for rank in of), sum(rank >= 5 for rank in of), 8
+    assert evaluate(nets, CPU, protocol, "it") == expected
+    told = capsys.readouterr()
+    assert "of 8 test images" in told.out and told.err.count("skipped, 1 so far") == 1 == len(told.err.splitlines())
+
+
+def test_mistakes_and_ensembles_on_the_command_line(tiny, capsys):
+    paths = [tiny(f"seed={seed}").path for seed in (0, 1)]
+
+    def evaluated(*arguments):
+        return call(*arguments, "trainer.accelerator=cpu", module="src.evaluate")
+
+    both = evaluated(f"run=[{paths[0]},{paths[1]}]")
+    first, second = (path.name for path in paths)
+    assert both.stdout.startswith(f"ensemble of {first} and {second} on digits, center: top-1 error "), both.stderr
+    assert "of 500 test images" in both.stdout and both.stderr == ""
+    for arguments, message in {
+        (f"run={paths[0]}", "protocol=10crop"): "images of 8x8 are tested as they are, with protocol=center",
+        (f"run={paths[0]}", "protocol=10crops"): "protocol=10crops is not one of center, 10crop, multiscale",
+        (f"run=[{paths[0]},nowhere]",): "nowhere is no run folder with a checkpoint in it",
+        (f"run={paths[0]}", "weights=a.pt"): "say either run=FOLDER, or weights=FILE",
+    }.items():
+        done = evaluated(*arguments)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

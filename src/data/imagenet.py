@@ -24,7 +24,7 @@ from src.data.images import nchw
 from src.data.photo import SIZE, RandomArea, RandomScale
 from src.data.photos import Augmented, Made, Photos
 from src.data.shards import Shards, read_shards
-from src.data.stream import SPLIT, Batch, Stream, keyed
+from src.data.stream import Batch, Stream, hold_out, refuse_uneven
 from src.data.workers import made_ahead
 
 COMMAND = "Computes the mean image of the training photos and keeps it in ROOT, for data.normalization=pixel."
@@ -121,25 +121,18 @@ class ImageNet(LightningDataModule):
         """
         if self.photos:
             return
-        world = self._rank_and_world()[1]
-        if self.batch_size is not None and self.batch_size % world:
-            raise ValueError(
-                f"recipe.batch_size={self.batch_size} is the batch of all devices together: "
-                f"it must be a multiple of {world}, their number"
-            )
+        refuse_uneven(self.batch_size, self._rank_and_world()[1])
         train, test = self.sources
-        if not 0 <= self.val_images < len(train.labels):
-            raise ValueError(f"data.val_images={self.val_images} must be from 0 to {len(train.labels) - 1}")
+        trained, validated = hold_out(len(train.labels), self.val_images, self.seed)
         if self.normalization == "pixel":
             self.mean = torch.from_numpy(np.load(self.mean_path))
         else:
             self.mean = 255 * torch.tensor(MEAN).repeat(SIZE, 1)  # a row of pixels: a CPU is slow at three numbers
         self.std = 255 * torch.tensor(STD).repeat(SIZE, 1) if self.normalization == "channel" else None
         self.fingerprint = fingerprint(train, test, self.mean)
-        order = keyed(self.seed, SPLIT).permutation(len(train.labels))
-        splits = {"train": (train, np.sort(order[self.val_images :])), "test": (test, np.arange(len(test.labels)))}
+        splits = {"train": (train, trained), "test": (test, np.arange(len(test.labels)))}
         if self.val_images:
-            splits["val"] = train, np.sort(order[: self.val_images])
+            splits["val"] = train, validated
         self.photos = {split: Photos(*those, self.skip) for split, those in splits.items()}
 
     def train_dataloader(self) -> "TrainBatches":

@@ -10,7 +10,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from src.data.augment import Draws, crop_and_flip, draw, normalize
-from src.data.stream import SPLIT, Batch, Stream, keyed
+from src.data.stream import Batch, Stream, hold_out, refuse_uneven
 
 TEST_BATCH = 500
 
@@ -55,19 +55,11 @@ class ImagesInMemory(LightningDataModule):
         """
         if self.splits:
             return
-        world = self._rank_and_world()[1]
-        if self.batch_size is not None and self.batch_size % world:
-            raise ValueError(
-                f"recipe.batch_size={self.batch_size} is the batch of all devices together: "
-                f"it must be a multiple of {world}, their number"
-            )
+        refuse_uneven(self.batch_size, self._rank_and_world()[1])
         images, labels, test_images, test_labels = self.read()
-        if not 0 <= self.val_images < len(images):
-            raise ValueError(f"data.val_images={self.val_images} must be from 0 to {len(images) - 1}")
+        train, val = hold_out(len(images), self.val_images, self.seed)
         self.image_shape = (3, *images.shape[1:3])
         self.fingerprint = fingerprint(images, labels, test_images, test_labels)
-        order = keyed(self.seed, SPLIT).permutation(len(images))
-        val, train = np.sort(order[: self.val_images]), np.sort(order[self.val_images :])
         train_images = images[train]
         self.mean, self.std = torch.from_numpy(train_images.mean(0)).float(), None
         if self.normalization == "channel":

@@ -28,6 +28,26 @@ def permutation(seed: int, i: int, images: int) -> np.ndarray:
     return keyed(seed, ORDER, i).permutation(images)
 
 
+def hold_out(images: int, val_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the training and of the validation images, each in order.
+
+    Raises ValueError if the validation set takes them all.
+    """
+    if not 0 <= val_images < images:
+        raise ValueError(f"data.val_images={val_images} must be from 0 to {images - 1}")
+    order = keyed(seed, SPLIT).permutation(images)
+    return np.sort(order[val_images:]), np.sort(order[:val_images])
+
+
+def refuse_uneven(batch_size: int | None, world: int) -> None:
+    """Raises ValueError if a batch does not divide among `world` processes."""
+    if batch_size is not None and batch_size % world:
+        raise ValueError(
+            f"recipe.batch_size={batch_size} is the batch of all devices together: "
+            f"it must be a multiple of {world}, their number"
+        )
+
+
 class Stream:
     """Batches `0 .. iterations - 1` of the run; process `rank` of `world` takes its slice of each.
 
