@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 
 from src.report.compare import grouped
 from src.report.figure import legend, new_figure, plt, save
@@ -22,7 +22,10 @@ def draw_responses(runs: Sequence[Run], path: Path) -> bool:
         figure, axes = new_figure(2, 1, width=7.5, sharex=True, sharey=True)
         _draw(axes[0, 0], found)
         _draw(axes[1, 0], [(style, dashes, sorted(values, reverse=True)) for style, dashes, values in found])
-        axes[0, 0].set(title="responses of the 3x3 layers", xlabel="layer", ylabel="std", ylim=(0, None))
+        responses = [value for _, _, values in found for value in values]
+        # A net that did not train would press the others flat.
+        scale = {"yscale": "log"} if max(responses) > 30 * median(responses) else {"ylim": (0, None)}
+        axes[0, 0].set(title="responses of the 3x3 layers", xlabel="layer", ylabel="std", **scale)
         axes[1, 0].set(xlabel="layer, sorted by size", ylabel="std")
         _finish(figure, found, path)
     return bool(found)
