@@ -88,11 +88,12 @@ def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str,
         tester.test(classifier, datamodule=views, verbose=False)
         seconds = time.perf_counter() - start
     _, mistakes, mistakes_top5, images = classifier.tested.compute()
+    speed = images / seconds
     if not images:
         raise ValueError("none of the test images can be read")
     print(
         f"{name}: top-1 error {100 * mistakes / images:.2f}%, top-5 error {100 * mistakes_top5 / images:.2f}% "
-        f"({mistakes:,} and {mistakes_top5:,} of {images:,} test images), {images / seconds:,.0f} images/s"
+        f"({mistakes:,} and {mistakes_top5:,} of {images:,} test images), {speed:,.{0 if speed >= 10 else 1}f} images/s"
     )
     return mistakes, mistakes_top5, images
 

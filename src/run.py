@@ -96,7 +96,7 @@ def append(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -
     """Appends rows to a CSV file, which begins with the names of its columns."""
     new = not path.exists()
     with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, columns)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)

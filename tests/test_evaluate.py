@@ -83,14 +83,14 @@ def test_photos_are_tested_by_each_protocol_and_every_one_counts(tmp_path, proto
     root = make_folders(tmp_path, val=3)
     paths = sorted(root.glob("val/*/*"))
     paths.pop(4).write_bytes(b"text")
-    data = OmegaConf.load(CONF / "data" / "imagenet.yaml")
+    data = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "imagenet.yaml"))
     data |= {"root": str(root), "normalization": "channel", "num_workers": 1, "on_bad": "skip"}
     nets = []
     for seed in (0, 1):
         weights = tmp_path / f"{seed}.pt"
         torch.save(reader(seed).state_dict(), weights)
         model = {"_target_": "test_protocols.reader", "seed": seed}
-        nets.append({"model": model, "data": OmegaConf.to_container(data), "seed": 0, "weights": weights})
+        nets.append({"model": model, "data": data, "seed": 0, "weights": weights})
     scores = np.mean([[reference(protocol, path, "channel", seed) for path in paths] for seed in (0, 1)], 0)
     of = ranks(scores, [0, 0, 0, 1, 1, 2, 2, 2])
     expected = sum(rank >= 1 for rank in of), sum(rank >= 5 for rank in of), 8
@@ -99,22 +99,25 @@ def test_photos_are_tested_by_each_protocol_and_every_one_counts(tmp_path, proto
     assert "of 8 test images" in told.out and told.err.count("skipped, 1 so far") == 1 == len(told.err.splitlines())
 
 
-def test_mistakes_and_ensembles_on_the_command_line(tiny, capsys):
+def test_protocols_that_cannot_be_are_refused(tiny):
+    folder = tiny()
+    config = folder.config | {"weights": folder.last_checkpoint}
+    with pytest.raises(ValueError, match="images of 8x8 are tested as they are, with protocol=center"):
+        evaluate([config], CPU, "10crop", "it")
+    with pytest.raises(ValueError, match="protocol=10crops is not one of center, 10crop, multiscale"):
+        evaluate([config], CPU, "10crops", "it")
+
+
+def test_an_ensemble_and_mistakes_on_the_command_line(tiny):
     paths = [tiny(f"seed={seed}").path for seed in (0, 1)]
-
-    def evaluated(*arguments):
-        return call(*arguments, "trainer.accelerator=cpu", module="src.evaluate")
-
-    both = evaluated(f"run=[{paths[0]},{paths[1]}]")
+    both = call(f"run=[{paths[0]},{paths[1]}]", "trainer.accelerator=cpu", module="src.evaluate")
     first, second = (path.name for path in paths)
     assert both.stdout.startswith(f"ensemble of {first} and {second} on digits, center: top-1 error "), both.stderr
     assert "of 500 test images" in both.stdout and both.stderr == ""
     for arguments, message in {
-        (f"run={paths[0]}", "protocol=10crop"): "images of 8x8 are tested as they are, with protocol=center",
-        (f"run={paths[0]}", "protocol=10crops"): "protocol=10crops is not one of center, 10crop, multiscale",
         (f"run=[{paths[0]},nowhere]",): "nowhere is no run folder with a checkpoint in it",
         (f"run={paths[0]}", "weights=a.pt"): "say either run=FOLDER, or weights=FILE",
     }.items():
-        done = evaluated(*arguments)
+        done = call(*arguments, module="src.evaluate")
         assert (done.returncode, done.stdout) == (1, "")
         assert message in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

@@ -40,8 +40,8 @@ def processes_with(mark: str) -> list[int]:
     return found
 
 
-def metrics(runs: Path) -> dict[str, str]:
-    return {str(path.relative_to(runs)): path.read_text() for path in sorted(runs.rglob("*.csv"))}
+def metrics(runs: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(runs)): path.read_bytes() for path in sorted(runs.rglob("*.csv"))}
 
 
 def test_one_failing_run_is_named_and_the_others_finish_and_a_second_call_tries_it_alone(tmp_path):
@@ -99,7 +99,7 @@ def test_an_experiment_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
             command(*overrides, f"runs={tmp_path}/killed"), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True
         )
         deadline = time.monotonic() + 60
-        while sum(text.count("\n") for name, text in metrics(tmp_path / "killed").items() if "metrics" in name) < rows:
+        while sum(text.count(b"\n") for name, text in metrics(tmp_path / "killed").items() if "metrics" in name) < rows:
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()

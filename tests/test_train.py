@@ -25,7 +25,8 @@ def weights(folder):
 
 
 def assert_same_run(one, other):
-    assert one.metrics.read_text() == other.metrics.read_text()
+    for path, other_path in ((one.metrics, other.metrics), (one.layers, other.layers)):
+        assert path.read_bytes() == other_path.read_bytes()
     a, b = weights(one), weights(other)
     assert a["global_step"] == b["global_step"] == 8
     assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
