@@ -74,6 +74,8 @@ def test_killing_a_sweep_leaves_no_process(tmp_path, number):
         env=os.environ | {name: value},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # Where the tests run in the background, ctrl-C is ignored by them and by what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while not list(tmp_path.rglob("metrics.csv")):
