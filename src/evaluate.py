@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from omegaconf import DictConfig
 
 from src.command_line import CONF, entry, job, resolve
@@ -40,11 +39,8 @@ def listed(value: str | list[str]) -> list[str]:
 
 def run_net(run: Path) -> dict[str, Any]:
     """The config of a run, with its last checkpoint as weights. Raises FileNotFoundError if there is none."""
-    folder = RunFolder(run, {})
-    if not folder.last_checkpoint.exists():
-        raise FileNotFoundError(f"{run} is no run folder with a checkpoint in it")
-    config = yaml.safe_load((run / "config.yaml").read_text())
-    return config | {"weights": folder.last_checkpoint, "name": run.name}
+    folder = RunFolder.trained(run)
+    return folder.config | {"weights": folder.last_checkpoint, "name": run.name}
 
 
 def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str, name: str) -> tuple[int, int, int]:

@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from src.command_line import entry
 from src.run import RunFolder, write_whole
 
@@ -51,9 +49,7 @@ def export(run: Path, out: Path) -> None:
     if missing:
         install = "uv pip install --python .venv/bin/python --group export"
         raise ValueError(f"{out.suffix} files need {' and '.join(missing)}, which {install} brings")
-    folder = RunFolder(run, {})
-    if not folder.last_checkpoint.exists():
-        raise FileNotFoundError(f"{run} is no run folder with a checkpoint in it")
+    folder = RunFolder.trained(run)
     if folder.summary is None:
         raise ValueError(f"{run} is not finished: the command that began it goes on with it")
     WRITERS[out.suffix](out, *read_run(folder))
@@ -68,7 +64,7 @@ def read_run(folder: RunFolder) -> tuple["nn.Module", tuple[int, int, int], Meta
 
     from src.weights import load_weights, read_weights
 
-    config = yaml.safe_load((folder.path / "config.yaml").read_text())
+    config = folder.config
     net = instantiate(config["model"], _convert_="all").eval()
     load_weights(net, read_weights(folder.last_checkpoint))
     data = instantiate(config["data"], seed=config["seed"], _convert_="all")

@@ -36,6 +36,11 @@ def device_name(device: torch.device) -> str:
     return f"{(names or [platform.processor()])[0]}, {os.cpu_count()} cores"
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
 def versions() -> dict[str, str]:
     names = ("torch", "torchvision", "pytorch-lightning", "numpy")
     return {"python": platform.python_version(), **{name: version(name) for name in names}}

@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import yaml
 
@@ -113,6 +113,13 @@ class RunFolder:
         self.path, self.config = path, config
         self.metrics, self.layers = path / "metrics.csv", path / "layers.csv"
         self.last_checkpoint, self.error = path / "checkpoints" / "last.ckpt", path / "error.txt"
+
+    @classmethod
+    def trained(cls, path: Path) -> Self:
+        """The folder of a run, with its config. Raises FileNotFoundError if there is no checkpoint in it."""
+        if not cls(path, {}).last_checkpoint.exists():
+            raise FileNotFoundError(f"{path} is no run folder with a checkpoint in it")
+        return cls(path, yaml.safe_load((path / "config.yaml").read_text()))
 
     @property
     def summary(self) -> dict[str, Any] | None:

@@ -205,9 +205,10 @@ def slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:
         raise ValueError(f"sweep.jobs_per_device={jobs_per_device} must be at least 1")
     import torch
 
+    from src.hardware import cores
+
     devices = ["cpu"]
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.device_count():
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         devices = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return devices * jobs_per_device, max(1, cores // (len(devices) * jobs_per_device))
+    return devices * jobs_per_device, max(1, cores() // (len(devices) * jobs_per_device))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -10,7 +11,11 @@ from hydra import initialize_config_dir
 from src import train
 from src.benchmark.loops import compose_run
 from src.command_line import CONF
+from src.record import Record
 from src.run import RunFolder
+
+if TYPE_CHECKING:
+    from wandb_stand_in import StandIn
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR10_FILES = ROOT / "data" / "cifar-10-batches-py"
@@ -42,6 +47,10 @@ def find(tmp_path: Path) -> Callable[..., RunFolder]:
     return lambda *overrides: train.find_folder(compose_run(f"runs={tmp_path}/runs", *overrides))
 
 
+class Killed(BaseException):
+    """In place of a signal, where a run is stopped in this process."""
+
+
 @pytest.fixture
 def tiny(find: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
     """Trains `TINY` with further overrides in this process, and returns its folder."""
@@ -52,3 +61,45 @@ def tiny(find: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
         return folder
 
     return run
+
+
+@pytest.fixture
+def tiny_until(tiny: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Trains as `tiny` does, and is killed after so many iterations."""
+
+    def run(iterations: int, *overrides: str) -> None:
+        def stop(self: Record, trainer: object, *_: object) -> None:
+            if trainer.global_step == iterations:
+                raise Killed
+
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Record, "on_train_batch_start", stop)
+            tiny(*overrides)
+
+    return run
+
+
+@pytest.fixture
+def wandb_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user of W&B who asked for nothing to be sent; see `wandb_stand_in.environment`."""
+    import wandb
+    from wandb_stand_in import environment
+
+    from src import dashboard
+
+    for name, value in environment(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    dashboard._answers.cache_clear()
+    yield
+    wandb.teardown()  # with what it took from the environment
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> "StandIn":
+    """A W&B server, to which that user's runs go."""
+    from wandb_stand_in import StandIn
+
+    with StandIn() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_MODE", "online")
+        yield server

@@ -1,7 +1,7 @@
 import pytest
 import torch
 from conftest import TINY
-from test_train import Killed, assert_same_run, weights
+from test_train import assert_same_run, weights
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
@@ -58,17 +58,11 @@ def test_the_whole_step_gives_the_bits_of_lightnings(tiny, uncompiled, tmp_path)
 
 @pytest.mark.parametrize(("first", "then"), [("eager", "compile"), ("compile", "eager")])
 def test_a_checkpoint_of_one_kind_of_step_is_continued_by_the_other(
-    tiny, uncompiled, monkeypatch, tmp_path, first, then
+    tiny, tiny_until, uncompiled, tmp_path, first, then
 ):
     undisturbed = tiny("step=eager", f"runs={tmp_path}/undisturbed")
 
-    def stop(self, trainer, module, *_):
-        if trainer.global_step == 5:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Record, "on_train_batch_start", stop)
-        tiny(f"step={first}")
+    tiny_until(5, f"step={first}")
     assert_same_run(undisturbed, tiny(f"step={then}"))
 
 

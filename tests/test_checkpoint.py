@@ -3,11 +3,10 @@ import os
 import pytest
 import torch
 from conftest import TINY
-from test_train import Killed, assert_same_run, weights
+from test_train import assert_same_run, weights
 
 from src.checkpoint import WholeCheckpoints, is_whole, newest_whole
 from src.data.digits import Digits
-from src.record import Record
 
 
 def test_each_checkpoint_leaves_the_one_before_it(tmp_path):
@@ -44,16 +43,10 @@ def empty(path):
 
 
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, os.remove])
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, monkeypatch, tmp_path, capsys, damage):
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tiny_until, tmp_path, capsys, damage):
     whole = tiny(f"runs={tmp_path}/whole")
 
-    def stop(self, trainer, module, *_):
-        if trainer.global_step == 7:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Record, "on_train_batch_start", stop)
-        tiny()
+    tiny_until(7)
     last = next((tmp_path / "runs").rglob("last.ckpt"))
     damage(last)
     assert not last.exists() or not is_whole(last)
@@ -83,16 +76,10 @@ def test_the_config_in_a_checkpoint_must_be_the_runs(tiny):
         tiny()
 
 
-def test_other_images_than_those_it_was_trained_on_are_refused(tiny, monkeypatch, find):
+def test_other_images_than_those_it_was_trained_on_are_refused(tiny, tiny_until, monkeypatch, find):
     folder = find(*TINY, "trainer.precision=32-true")
 
-    def stop(self, trainer, module, *_):
-        if trainer.global_step == 5:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Record, "on_train_batch_start", stop)
-        tiny()
+    tiny_until(5)
     kept = folder.last_checkpoint.read_bytes()
     read = Digits.read
 

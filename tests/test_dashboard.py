@@ -10,7 +10,7 @@ import pytest
 import wandb
 import yaml
 from conftest import ROOT
-from wandb_stand_in import KEY, Offline, StandIn, environment
+from wandb_stand_in import KEY, Offline
 
 from src import dashboard as module
 from src.command_line import CONF
@@ -41,21 +41,7 @@ with dashboard(folder, "residual", 8, "deep", None) as board:
 """
 
 
-@pytest.fixture(autouse=True)
-def of_a_user(tmp_path, monkeypatch):
-    for name, value in environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    module._answers.cache_clear()
-    yield
-    wandb.teardown()  # with what it took from the environment
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with StandIn() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_MODE", "online")
-        yield server
+pytestmark = pytest.mark.usefixtures("wandb_user")
 
 
 @pytest.fixture

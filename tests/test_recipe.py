@@ -1,9 +1,7 @@
 import pytest
 import torch
-from test_train import Killed
 
 from src.recipe import Plateau, Schedule, step_rate
-from src.record import Record
 
 PAPER = {"iterations": 64000, "lr": 0.1, "drops": [0.5, 0.75], "divisor": 10.0}
 WARM = {"warmup_from_n": 18, "warmup_lr": 0.01, "warmup_error": 80.0}
@@ -94,20 +92,14 @@ def test_a_plateau_goes_on_where_it_was():
     assert second(0) == whole(0) == pytest.approx(0.001)
 
 
-def test_a_run_by_the_plateau_is_resumed_to_the_same_bits(tiny, monkeypatch, tmp_path):
+def test_a_run_by_the_plateau_is_resumed_to_the_same_bits(tiny, tiny_until, tmp_path):
     every = ["recipe.eval_every=2", "recipe.log_every=2", "recipe.checkpoint_every=5"]
     rule = ["recipe.schedule.patience=1", "recipe.schedule.threshold=50.0"]
     overrides = ["recipe=imagenet", "recipe.iterations=12", *every, *rule]
     whole = tiny(*overrides, f"runs={tmp_path}/whole")
     assert [row["lr"] for row in whole.rows()][-1] < 0.01
 
-    def stop(self, trainer, module, *_):
-        if trainer.global_step == 7:
-            raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Record, "on_train_batch_start", stop)
-        tiny(*overrides)
+    tiny_until(7, *overrides)
     resumed = tiny(*overrides)
     assert resumed.metrics.read_text() == whole.metrics.read_text()
     a, b = (torch.load(f.last_checkpoint, weights_only=True)["state_dict"] for f in (resumed, whole))

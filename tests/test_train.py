@@ -8,7 +8,7 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, Killed
 
 from src import train
 from src.record import Record
@@ -66,10 +66,6 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(find, tiny, tmp_
     train.run(again)
     assert_same_run(first, again)
     assert tiny("seed=1").metrics.read_text() != first.metrics.read_text()
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -67,8 +67,6 @@ def bare_step(net: str, precision: str, step: str = "eager", recompute: bool = F
     """The training step alone, as fast as we know to make it, on one batch that is already on the device."""
     model = make_net(net).to(memory_format=torch.channels_last)
     model.recompute = recompute
-    if step == "compile":
-        model.compile()
     torch.backends.cudnn.benchmark = True
     rate = torch.tensor(0.1, device=DEVICE)
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9, weight_decay=1e-4, fused=True)
@@ -82,7 +80,7 @@ def bare_step(net: str, precision: str, step: str = "eager", recompute: bool = F
         loss.backward()
         optimizer.step()
 
-    return one if step == "eager" or DEVICE.type != "cuda" else Graph(one)
+    return Graph(one) if step == "graph" else one
 
 
 def bare(net: str, precision: str, iterations: int) -> float:

@@ -26,6 +26,7 @@ from src.data.photos import Augmented, Made, Photos
 from src.data.shards import Shards, read_shards
 from src.data.stream import Batch, Stream, hold_out, refuse_uneven
 from src.data.workers import made_ahead
+from src.hardware import cores
 
 COMMAND = "Computes the mean image of the training photos and keeps it in ROOT, for data.normalization=pixel."
 TEST_BATCH = 100
@@ -168,8 +169,7 @@ class ImageNet(LightningDataModule):
         """Batches made by worker processes, telling of each photo that is skipped, once."""
         workers, pin = self.num_workers, False
         if workers is None:
-            cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
-            workers = max(1, cores // (self.trainer.num_devices if self.trainer else 1))
+            workers = max(1, cores() // (self.trainer.num_devices if self.trainer else 1))
         if self.trainer:
             pin = self.trainer.strategy.root_device.type == "cuda"
         for batch, skipped in made_ahead(make, items, workers, pin):

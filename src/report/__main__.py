@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from src.report.compare import grouped
+from src.report.compare import CONF, grouped
 from src.report.results import LeftOut, Run, read_runs, write_csv
 from src.report.table import degradation, fill_in, results_table
 
@@ -79,7 +79,7 @@ def show_in_wandb(runs: list[Run]) -> None:
     """Sends the finished runs to the project that conf/logger/wandb.yaml names, and the workspace of them."""
     from src.report.workspace import save, send
 
-    logger = yaml.safe_load((Path(__file__).parents[2] / "conf" / "logger" / "wandb.yaml").read_text())
+    logger = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
     finished = [(run.folder, run.row["family"]) for run in runs if run.state == "finished"]
     send(finished, logger["project"], logger["entity"])
     save(logger["project"], logger["entity"])

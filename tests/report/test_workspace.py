@@ -3,30 +3,14 @@ import socket
 
 import pytest
 import wandb
-from wandb_stand_in import Offline, StandIn, environment
+from wandb_stand_in import Offline
 
-from src import dashboard
 from src.dashboard import flat_config, run_id
 from src.report.panels import PANELS
 from src.report.workspace import GROUPS, save, send, workspace
 from src.run import COLUMNS
 
-
-@pytest.fixture(autouse=True)
-def of_a_user(tmp_path, monkeypatch):
-    for name, value in environment(tmp_path).items():
-        monkeypatch.setenv(name, value)
-    dashboard._answers.cache_clear()
-    yield
-    wandb.teardown()  # with what it took from the environment
-
-
-@pytest.fixture
-def server(monkeypatch):
-    with StandIn() as server:
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_MODE", "online")
-        yield server
+pytestmark = pytest.mark.usefixtures("wandb_user")
 
 
 def spec_of(view):
