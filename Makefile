@@ -11,6 +11,10 @@ demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then
 test: .venv ## run the tests, offline
 	$(python) -m pytest
 
+trust: .venv ## put runs through kills, faults and bad input, and write README's table of it (15 minutes)
+	$(python) -m pytest -m trust --kills 30 --trust experiments/trust.csv
+	$(python) -m src.report --readme README.md
+
 lint: .venv ## check the code with ruff
 	$(python) -m ruff check .
 	$(python) -m ruff format --check .
@@ -26,4 +30,4 @@ lock: ## pin the dependencies of pyproject.toml anew
 	PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python $(python) --compile-bytecode --require-hashes -r requirements.lock
 	touch .venv
 
-.PHONY: help demo test lint lock
+.PHONY: help demo test trust lint lock

@@ -17,6 +17,8 @@ from src.run import RunFolder
 if TYPE_CHECKING:
     from wandb_stand_in import StandIn
 
+pytest_plugins = ["trust"]
+
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR10_FILES = ROOT / "data" / "cifar-10-batches-py"
 

@@ -42,6 +42,7 @@ def empty(path):
     path.write_bytes(b"")
 
 
+@pytest.mark.trust("fault", "a truncated or damaged checkpoint")
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, os.remove])
 def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tiny_until, tmp_path, capsys, damage):
     whole = tiny(f"runs={tmp_path}/whole")

@@ -102,6 +102,15 @@ def speed_table(rows: Sequence[Row]) -> str:
     return markdown(keys, lines)
 
 
+def trust_table(rows: Sequence[Row]) -> str:
+    """What runs were put through (`make trust`), and in how many tries something was lost or wrong; a line each."""
+    keys = ("kind", "what", "tried", "failed", "seconds")
+    total = f"{sum(row['seconds'] for row in rows):.0f}"
+    lines = [[str(row[key]) for key in keys] for row in rows if row["tried"]]
+    sums = [str(sum(row[key] for row in rows)) for key in ("tried", "failed")]
+    return markdown(keys, [*lines, ["all", "", *sums, total]])
+
+
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     lines = [head, *lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
@@ -113,16 +122,18 @@ def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 def fill_in(text: str, root: Path) -> str:
     """Puts the tables of CSV files below `root` into a text, each between `<!-- table: FILE -->` and `<!-- end -->`.
 
-    `<!-- speed: FILE -->` opens a table of the benchmark's.
+    `<!-- speed: FILE -->` opens a table of the benchmark's, `<!-- trust: FILE -->` one of what `make trust` tried.
     """
 
     def section(match: re.Match[str]) -> str:
-        table = {"table": results_table, "speed": speed_table}[match["kind"]](read_csv(root / match["file"]))
+        table = TABLES[match["kind"]](read_csv(root / match["file"]))
         return f"{match['open']}\n{table}\n<!-- end -->"
 
-    return re.sub(
-        r"(?P<open><!-- (?P<kind>table|speed): (?P<file>\S+) -->)\n.*?<!-- end -->", section, text, flags=re.S
-    )
+    kinds = "|".join(TABLES)
+    return re.sub(rf"(?P<open><!-- (?P<kind>{kinds}): (?P<file>\S+) -->)\n.*?<!-- end -->", section, text, flags=re.S)
+
+
+TABLES = {"table": results_table, "speed": speed_table, "trust": trust_table}
 
 
 def spread(values: Sequence[float], unit: str = "") -> str:

@@ -4,7 +4,7 @@ from conftest import ROOT
 from folders import make_config, write_run
 
 from src.report.results import read_csv, read_runs, write_csv
-from src.report.table import degradation, fill_in, results_table, short_names
+from src.report.table import degradation, fill_in, results_table, short_names, trust_table
 
 
 def cells(table):
@@ -111,3 +111,14 @@ def test_a_name_leaves_out_what_all_have_but_never_the_net():
     assert short_names(["plain20-a-b", "resnet20-a-b"]) == ["plain20", "resnet20"]
     assert short_names(["resnet20-lr1-bf16-mixed", "resnet20-lr1"]) == ["resnet20-bf16-mixed", "resnet20"]
     assert short_names(["resnet20-lr1"]) == ["resnet20-lr1"]
+
+
+def test_what_runs_were_put_through_is_summed_and_what_could_not_be_tried_here_left_out():
+    row = {"kind": "fault", "what": "a full disk", "tried": 2, "failed": 0, "seconds": 1.26}
+    other = row | {"kind": "kill", "what": "SIGKILL", "tried": 30, "failed": 1, "seconds": 40}
+    lines = trust_table([row, other, row | {"what": "a GPU", "tried": 0}]).splitlines()[2:]
+    assert [[cell.strip() for cell in line.strip("|").split("|")] for line in lines] == [
+        ["fault", "a full disk", "2", "0", "1.26"],
+        ["kill", "SIGKILL", "30", "1", "40"],
+        ["all", "", "32", "1", "41"],
+    ]
