@@ -105,8 +105,9 @@ def speed_table(rows: Sequence[Row]) -> str:
 def trust_table(rows: Sequence[Row]) -> str:
     """What runs were put through (`make trust`), and in how many tries something was lost or wrong; a line each."""
     keys = ("kind", "what", "tried", "failed", "seconds")
+    rows = [row for row in rows if row["tried"]]
+    lines = [[str(row[key]) for key in keys] for row in rows]
     total = f"{sum(row['seconds'] for row in rows):.0f}"
-    lines = [[str(row[key]) for key in keys] for row in rows if row["tried"]]
     sums = [str(sum(row[key] for row in rows)) for key in ("tried", "failed")]
     return markdown(keys, [*lines, ["all", "", *sums, total]])
 
