@@ -2,13 +2,18 @@
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig
 
 from src.command_line import CONF, entry, job, resolve
 from src.run import RunFolder
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningDataModule
+
+    from src.protocols import Normalized
 
 
 @hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
@@ -17,52 +22,106 @@ def main(config: DictConfig) -> None:
     config, _ = resolve(config, "evaluate")
     if bool(config["run"]) == bool(config["weights"]):
         raise ValueError("say either run=FOLDER, or weights=FILE with model= and data=; several as [A,B]")
-    trainer, choices = config["trainer"], config["choices"]
+    trainer, protocol, data = config["trainer"], config["protocol"], config["choices"]["data"]
     if config["run"]:
-        nets = [run_net(Path(run)) for run in listed(config["run"])]
+        folders = [RunFolder.trained(Path(run)) for run in listed(config["run"])]
+        for folder in folders:
+            if config["root"]:
+                folder.config["data"]["root"] = config["root"]
+        if len(folders) == 1:
+            test_run(folders[0], trainer, protocol)
+            return
+        nets, data = [of_run(folder) for folder in folders], folders[0].config["choices"]["data"]
         precisions = sorted({net["trainer"]["precision"] for net in nets})
         if trainer["precision"] is None and len(precisions) > 1:
             raise ValueError(f"these are runs in {' and '.join(precisions)}: say which with trainer.precision=")
         trainer["precision"] = trainer["precision"] or precisions[0]
-        names, choices = [net["name"] for net in nets], nets[0]["choices"]
     else:
         files = listed(config["weights"])
-        nets = [config | {"weights": Path(file), "name": file} for file in files]
-        names = [choices["model"]] if len(files) == 1 else files
-    of = names[0] if len(names) == 1 else f"ensemble of {' and '.join(names)}"
-    evaluate(nets, trainer, config["protocol"], f"{of} on {choices['data']}, {config['protocol']}")
+        name = config["choices"]["model"]
+        nets = [config | {"weights": Path(file), "name": name if len(files) == 1 else file} for file in files]
+    names = " and ".join(net["name"] for net in nets)
+    evaluate(nets, trainer, protocol, f"{names if len(nets) == 1 else f'ensemble of {names}'} on {data}")
 
 
 def listed(value: str | list[str]) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def run_net(run: Path) -> dict[str, Any]:
-    """The config of a run, with its last checkpoint as weights. Raises FileNotFoundError if there is none."""
-    folder = RunFolder.trained(run)
-    return folder.config | {"weights": folder.last_checkpoint, "name": run.name}
+def of_run(folder: RunFolder) -> dict[str, Any]:
+    """The config of a run, with its last checkpoint as weights."""
+    return folder.config | {"weights": folder.last_checkpoint, "name": folder.path.name}
 
 
-def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str, name: str) -> tuple[int, int, int]:
-    """Prints the errors of nets together over every test image; returns top-1 mistakes, top-5 mistakes, images.
+def test_run(folder: RunFolder, trainer: dict[str, Any], protocol: str) -> None:
+    """Tests a run, in its own precision unless `trainer` has one; its folder keeps what a test of photos gave."""
+    from pytorch_lightning.utilities import rank_zero_only
+
+    own, data = folder.config["trainer"]["precision"], folder.config["choices"]["data"]
+    trainer = trainer | {"precision": trainer["precision"] or own}
+    test = evaluate([of_run(folder)], trainer, protocol, f"{folder.path.name} on {data}")
+    if protocol != "center" and rank_zero_only.rank == 0:
+        folder.keep_test(test)
+
+
+def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str, name: str) -> dict[str, Any]:
+    """Prints the errors of nets together over every test image, and returns them with all that belongs to them.
 
     Each of `nets` has `model`, `data` and `seed` as a run's config, its `weights`, a file, and its `name`. The images
     are read once, but each net normalizes them as its own data does: runs of several seeds may hold out other images.
     Raises ValueError for a protocol that is not there, and for nets whose data have other test images.
     """
-    import numpy as np
-    from hydra.utils import instantiate
     from pytorch_lightning import Trainer
     from tqdm import tqdm
 
     from src.classifier import Classifier
-    from src.hardware import quiet_lightning
-    from src.protocols import PROTOCOLS, Bar, Ensemble, Normalized, Views, labels_of
+    from src.hardware import device_name, git_commit, quiet_lightning, versions
+    from src.protocols import Bar, Ensemble, Views, labels_of
+
+    quiet_lightning()
+    members, data = load(nets)
+    views, classifier = Views(data, protocol), Classifier(Ensemble(members))
+    trainer = trainer | {"precision": trainer["precision"] or "32-true"}
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    with tqdm(desc="testing", total=len(labels_of(data)), unit=" images", leave=False, disable=None) as bar:
+        tester = Trainer(**trainer, **quiet, callbacks=[Bar(bar)])
+        start = time.perf_counter()
+        tester.test(classifier, datamodule=views, verbose=False)
+        seconds = time.perf_counter() - start
+    _, mistakes, mistakes_top5, images = classifier.tested.compute()
+    if not images:
+        raise ValueError("none of the test images can be read")
+    error, error_top5, speed = 100 * mistakes / images, 100 * mistakes_top5 / images, images / seconds
+    if tester.is_global_zero:
+        print(
+            f"{name}, {protocol}: top-1 error {error:.2f}%, top-5 error {error_top5:.2f}% ({mistakes:,} and "
+            f"{mistakes_top5:,} of {images:,} test images), {speed:,.{0 if speed >= 10 else 1}f} images/s",
+            flush=True,
+        )
+    return {
+        "protocol": protocol,
+        "mistakes": mistakes,
+        "mistakes_top5": mistakes_top5,
+        "images": images,
+        "test_error": error,
+        "test_error_top5": error_top5,
+        "images_per_second": speed,
+        "precision": trainer["precision"],
+        "device": device_name(tester.strategy.root_device),
+        "devices": tester.world_size,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+
+
+def load(nets: list[dict[str, Any]]) -> tuple[list["Normalized"], "LightningDataModule"]:
+    """The nets with their weights, and the data of the first, set up. Raises ValueError if theirs are not the same."""
+    import numpy as np
+    from hydra.utils import instantiate
+
+    from src.protocols import Normalized, labels_of
     from src.weights import load_weights, read_weights
 
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol={protocol} is not one of {', '.join(PROTOCOLS)}")
-    quiet_lightning()
     members, modules = [], {}
     for config in nets:
         net = instantiate(config["model"], _convert_="all")
@@ -76,22 +135,7 @@ def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str,
         first = next(iter(modules.values()))
         if not np.array_equal(labels_of(modules[key]), labels_of(first)):
             raise ValueError(f"{config['name']} is of other data: an ensemble must have one and the same test images")
-    views, classifier = Views(first, protocol), Classifier(Ensemble(members))
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    with tqdm(desc="testing", total=len(labels_of(first)), unit=" images", leave=False, disable=None) as bar:
-        tester = Trainer(**trainer | {"precision": trainer["precision"] or "32-true"}, **quiet, callbacks=[Bar(bar)])
-        start = time.perf_counter()
-        tester.test(classifier, datamodule=views, verbose=False)
-        seconds = time.perf_counter() - start
-    _, mistakes, mistakes_top5, images = classifier.tested.compute()
-    speed = images / seconds
-    if not images:
-        raise ValueError("none of the test images can be read")
-    print(
-        f"{name}: top-1 error {100 * mistakes / images:.2f}%, top-5 error {100 * mistakes_top5 / images:.2f}% "
-        f"({mistakes:,} and {mistakes_top5:,} of {images:,} test images), {speed:,.{0 if speed >= 10 else 1}f} images/s"
-    )
-    return mistakes, mistakes_top5, images
+    return members, first
 
 
 if __name__ == "__main__":

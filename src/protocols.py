@@ -67,16 +67,15 @@ class Views(LightningDataModule):
     """Views of the test images of `data`, a module that is set up: batches of a list of views and labels [n].
 
     Views are uint8 [n, views, height, width, 3], for each size of view. A small image is its own only view. Raises
-    ValueError if the protocol takes photos and these are small images.
+    ValueError for a protocol that is not there, or that takes photos if these are small images.
     """
 
     def __init__(self, data: ImageNet | ImagesInMemory, protocol: str) -> None:
         super().__init__()
+        if protocol not in PROTOCOLS:
+            raise ValueError(f"protocol={protocol} is not one of {', '.join(PROTOCOLS)}")
         if isinstance(data, ImagesInMemory) and protocol != "center":
-            size = "x".join(map(str, data.image_shape[1:]))
-            raise ValueError(
-                f"protocol={protocol} is for photos: images of {size} are tested as they are, with protocol=center"
-            )
+            raise ValueError(f"protocol={protocol} is for photos: small images are tested as they are, protocol=center")
         self.data, self.protocol = data, PROTOCOLS[protocol]
 
     def test_dataloader(self) -> Iterable[tuple[Tensor, ...]]:

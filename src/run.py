@@ -8,6 +8,7 @@ A folder is named by what the run is, so the same command finds its own folder a
         layers.csv             at each evaluation, the gradient and the response of each layer
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so it is there when the run is finished
+        10crop.json            and multiscale.json: what those tests of photos gave
         error.txt, log.txt     why the last try failed, if it did; what a run of a sweep printed
 """
 
@@ -26,7 +27,7 @@ import yaml
 # Where a run happens, how fast and in how much memory, is not part of what it is; precision is. Nor are the words it
 # was asked for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
 NOT_ITSELF = re.compile(
-    r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)|data\.(root|download|num_workers)|logger.*|runs|recompute|step|sweep\..*|choices\..*|n"
+    r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)|data\.(root|download|num_workers)|logger.*|runs|recompute|step|protocol|sweep\..*|choices\..*|n"
 )
 STAGES = ("train", "val", "test")
 COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]
@@ -127,6 +128,17 @@ class RunFolder:
         path = self.path / "summary.json"
         return json.loads(path.read_text()) if path.exists() else None
 
+    def tested(self, protocol: str) -> dict[str, Any] | None:
+        """What a test of photos gave, see `keep_test`; None if there was none. The summary tells of `center`."""
+        path = self.path / f"{protocol}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all that its config asks for is there."""
+        protocol = self.config.get("protocol", "center")
+        return self.summary is not None and (protocol == "center" or self.tested(protocol) is not None)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Takes the folder for this process, making it if need be; the lock falls with the process.
@@ -208,6 +220,13 @@ class RunFolder:
                 else:
                     path.unlink()
 
+    def keep_test(self, test: dict[str, Any]) -> None:
+        """Writes down what `src.evaluate.evaluate` gave."""
+        self._write_json(test["protocol"], test)
+
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the results, which makes the run a finished one."""
-        write_whole(self.path / "summary.json", lambda file: file.write(json.dumps(summary, indent=2).encode()))
+        self._write_json("summary", summary)
+
+    def _write_json(self, name: str, values: dict[str, Any]) -> None:
+        write_whole(self.path / f"{name}.json", lambda file: file.write(json.dumps(values, indent=2).encode()))

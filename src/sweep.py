@@ -73,8 +73,8 @@ class Sweep:
 
     def __init__(self, jobs: Iterable[Job], slots: Sequence[str], threads: int) -> None:
         jobs = {job.folder.path: job for job in jobs}.values()  # two commands may ask for one run
-        self.finished = [job for job in jobs if job.folder.summary]
-        self.waiting = sorted((job for job in jobs if not job.folder.summary), key=lambda job: -job.cost)
+        self.finished = [job for job in jobs if job.folder.finished]
+        self.waiting = sorted((job for job in jobs if not job.folder.finished), key=lambda job: -job.cost)
         self.running: list[Job] = []
         self.failed: dict[Job, str] = {}
         self.free, self.devices, self.threads = list(slots), set(slots), threads
@@ -134,7 +134,7 @@ class Sweep:
             self.free += job.devices
             job.ended = time.monotonic()
             kill(job.process)  # what it may have left behind
-            if job.folder.summary:
+            if job.folder.finished:
                 self.finished.append(job)
                 tqdm.write(f"finished  {self._line(job)}")
                 continue
@@ -148,11 +148,13 @@ class Sweep:
         """How a job stands, in a line."""
         name = f"{job.folder.path!s:{width}}"
         minutes = f", {(job.ended - job.started) / 60:.1f} min" if job.ended else ", finished before"
-        summary = job.folder.summary
-        if summary:
-            errors = f"training error {summary['train_error']:6.2f}%, test error {summary['test_error']:6.2f}%"
-            return f"{name}: {errors}{minutes}"
-        return f"{name}: {self.failed[job].splitlines()[0]}"
+        if job in self.failed:
+            return f"{name}: {self.failed[job].splitlines()[0]}"
+        summary, protocol = job.folder.summary, job.folder.config["protocol"]
+        errors = f"training error {summary['train_error']:6.2f}%, test error {summary['test_error']:6.2f}%"
+        test = job.folder.tested(protocol)
+        more = f", by {protocol} {test['test_error']:6.2f}%" if test else ""
+        return f"{name}: {errors}{more}{minutes}"
 
 
 def kill(process: BaseProcess) -> None:

@@ -13,6 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.command_line import CONF, entry, job, resolve
+from src.evaluate import test_run
 from src.run import RunFolder, family, folder_name
 from src.sweep import Job, Sweep, slots
 
@@ -37,8 +38,8 @@ def main(config: DictConfig) -> None:
     of_hydra = HydraConfig.get()
     if of_hydra.mode == RunMode.MULTIRUN and of_hydra.launcher._target_.endswith("BasicLauncher"):
         JOBS.append(Job(folder, list(of_hydra.overrides.task)))
-    elif folder.summary:
-        print(f"{folder.path} is finished: {in_words(folder.summary)}")
+    elif folder.finished:
+        print(f"{folder.path} is finished: {in_words(folder)}")
     else:
         run(folder)
 
@@ -70,6 +71,15 @@ def find_folder(config: DictConfig) -> RunFolder:
 
 
 def run(folder: RunFolder) -> None:
+    """Does what is missing of a run: trains, and tests by the protocol that its config asks for."""
+    protocol = folder.config["protocol"]
+    if not folder.summary:
+        train(folder)
+    if protocol != "center" and not folder.tested(protocol):
+        test_run(folder, folder.config["trainer"], protocol)
+
+
+def train(folder: RunFolder) -> None:
     """Trains from the last checkpoint or from the start, tests the final weights and writes the summary.
 
     Everything that can be wrong with a config is found before the folder is touched.
@@ -81,6 +91,7 @@ def run(folder: RunFolder) -> None:
     from src.captured import resolve_step
     from src.checkpoint import WholeCheckpoints, newest_whole
     from src.hardware import git_commit, keep_freed_memory, quiet_lightning
+    from src.protocols import Views
     from src.record import Record
     from src.synced import SyncBatchNorm
 
@@ -111,6 +122,7 @@ def run(folder: RunFolder) -> None:
     where = trainer.strategy.root_device, trainer.world_size
     step = resolve_step(folder.config["step"], *where, folder.config["recompute"])
     classifier, data = build(folder.config, step)
+    Views(data, folder.config["protocol"])  # refuses what cannot be done at the end
     data.trainer = trainer
     data.prepare_data()
     data.setup()
@@ -124,7 +136,7 @@ def run(folder: RunFolder) -> None:
                 record.row |= {f"test/{name}": value for name, value in classifier.take_test_errors().items()}
             if trainer.is_global_zero:
                 folder.finish(summarize(folder, trainer, classifier, data, record) | {"git_commit": commit})
-                print(f"{folder.path}: {in_words(folder.summary)}", flush=True)
+                print(f"{folder.path}: {in_words(folder)}", flush=True)
 
 
 @contextmanager
@@ -189,6 +201,7 @@ def summarize(
         "data": config["choices"]["data"],
         "seed": config["seed"],
         "val_images": data.val_images,
+        "train_images": data.train_images,
         "iterations": config["recipe"]["iterations"],
         "parameters": parameters(classifier.net),
         "macs": multiply_adds(classifier.net, data.image_shape),
@@ -205,10 +218,13 @@ def summarize(
     }
 
 
-def in_words(summary: dict[str, Any]) -> str:
+def in_words(folder: RunFolder) -> str:
+    summary, protocol = folder.summary, folder.config["protocol"]
+    test = folder.tested(protocol)
+    more = f", by {protocol} {test['test_error']:.2f}% (top-5 {test['test_error_top5']:.2f}%)" if test else ""
     return (
         f"{summary['iterations']} iterations, training error {summary['train_error']:.2f}%, "
-        f"test error {summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
+        f"test error {summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%){more}, "
         f"{summary['images_per_second']:,.0f} images/s"
     )
 

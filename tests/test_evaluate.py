@@ -8,20 +8,26 @@ from omegaconf import OmegaConf
 from test_command_line import call
 from test_protocols import reader, reference
 
+from src import train
 from src.command_line import CONF
-from src.evaluate import evaluate
+from src.evaluate import evaluate, of_run
 from src.weights import load_weights, read_weights
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
 
 
+def counts(test):
+    return test["mistakes"], test["mistakes_top5"], test["images"]
+
+
 def test_a_run_is_tested_as_it_was_when_it_ended(tiny, capsys):
     folder = tiny("data.val_images=100")
     config = folder.config | {"weights": folder.last_checkpoint}
-    mistakes, mistakes_top5, images = evaluate([config], CPU | {"precision": None}, "center", "it")
+    test = evaluate([config | {"name": "it"}], CPU | {"precision": None}, "center", "it")
+    mistakes, mistakes_top5, images = counts(test)
     assert images == 500
-    assert 100 * mistakes / images == folder.summary["test_error"]
-    assert 100 * mistakes_top5 / images == folder.summary["test_error_top5"]
+    assert 100 * mistakes / images == test["test_error"] == folder.summary["test_error"]
+    assert 100 * mistakes_top5 / images == test["test_error_top5"] == folder.summary["test_error_top5"]
     assert f"({mistakes} and {mistakes_top5} of 500 test images)" in capsys.readouterr().out
 
 
@@ -32,7 +38,7 @@ def test_every_test_image_counts_once_in_batches_of_any_size(tiny, monkeypatch, 
     config = OmegaConf.to_container(compose_run(*TINY, f"data.test_images={test_images}"), resolve=True)
     config |= {"weights": folder.last_checkpoint}
     monkeypatch.setattr("src.data.images.TEST_BATCH", 64)
-    mistakes, mistakes_top5, images = evaluate([config], CPU, "center", "it")
+    mistakes, mistakes_top5, images = counts(evaluate([config], CPU, "center", "it"))
     assert images == test_images
     data = instantiate(config["data"], seed=0)
     data.setup()
@@ -69,8 +75,9 @@ def test_an_ensemble_of_runs_averages_their_softmax_scores_each_with_its_own_mea
     assert alone[0] != alone[1] != together != alone[0]
     nets = [folder.config | {"weights": folder.last_checkpoint, "name": "it"} for folder in folders]
     expected = sum(rank >= 1 for rank in together), sum(rank >= 5 for rank in together), 500
-    assert evaluate(nets, CPU, "center", "both") == expected
-    assert evaluate(nets[:1] * 2, CPU, "center", "twice") == evaluate(nets[:1], CPU, "center", "once")
+    assert counts(evaluate(nets, CPU, "center", "both")) == expected
+    twice, once = (evaluate(which, CPU, "center", "it") for which in (nets[:1] * 2, nets[:1]))
+    assert counts(twice) == counts(once)
 
     fewer = nets[0] | {"data": nets[0]["data"] | {"test_images": 400}, "name": "that"}
     with pytest.raises(ValueError, match="that is of other data: an ensemble must have one and the same test images"):
@@ -94,15 +101,50 @@ def test_photos_are_tested_by_each_protocol_and_every_one_counts(tmp_path, proto
     scores = np.mean([[reference(protocol, path, "channel", seed) for path in paths] for seed in (0, 1)], 0)
     of = ranks(scores, [0, 0, 0, 1, 1, 2, 2, 2])
     expected = sum(rank >= 1 for rank in of), sum(rank >= 5 for rank in of), 8
-    assert evaluate(nets, CPU, protocol, "it") == expected
+    assert counts(evaluate(nets, CPU, protocol, "it")) == expected
     told = capsys.readouterr()
     assert "of 8 test images" in told.out and told.err.count("skipped, 1 so far") == 1 == len(told.err.splitlines())
+
+
+def test_a_run_is_tested_by_the_protocol_it_asks_for_and_later_by_another_without_being_trained_again(
+    tmp_path, find, monkeypatch, capsys
+):
+    photos = ["data=imagenet", f"data.root={make_folders(tmp_path / 'photos')}", "data.num_workers=1"]
+    small = ["n=1", "trainer.precision=32-true", "recipe.iterations=2", "recipe.batch_size=4", *photos]
+    by = {protocol: find(*small, f"protocol={protocol}") for protocol in ("center", "10crop", "multiscale")}
+    first = by["10crop"]
+    assert {folder.path for folder in by.values()} == {first.path}
+    train.run(first)
+    assert [folder.finished for folder in by.values()] == [True, True, False]
+    monkeypatch.setattr(train, "train", None)
+    train.run(by["multiscale"])
+    assert by["multiscale"].finished
+    assert sorted(path.name for path in first.path.glob("*.json")) == ["10crop.json", "multiscale.json", "summary.json"]
+    capsys.readouterr()
+    for protocol in ("10crop", "multiscale"):
+        kept = first.tested(protocol)
+        again = evaluate([of_run(first)], CPU, protocol, "it")
+        assert counts(kept) == counts(again) and kept["images"] == 6 and kept["protocol"] == protocol
+        assert f", by {protocol} {kept['test_error']:.2f}%" in train.in_words(by[protocol])
+    # The photos are elsewhere now.
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    done = call(f"run={first.path}", f"root={tmp_path}/moved", "protocol=10crop", module="src.evaluate")
+    assert done.returncode == 0 and f"({first.tested('10crop')['mistakes']} and" in done.stdout, done.stderr
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        evaluate([of_run(first)], CPU, "10crop", "it")
+
+
+def test_a_protocol_that_cannot_be_is_refused_before_anything_is_trained(find):
+    folder = find(*TINY, "protocol=multiscale")
+    with pytest.raises(ValueError, match="protocol=multiscale is for photos"):
+        train.run(folder)
+    assert not folder.path.exists()
 
 
 def test_protocols_that_cannot_be_are_refused(tiny):
     folder = tiny()
     config = folder.config | {"weights": folder.last_checkpoint}
-    with pytest.raises(ValueError, match="images of 8x8 are tested as they are, with protocol=center"):
+    with pytest.raises(ValueError, match="small images are tested as they are, protocol=center"):
         evaluate([config], CPU, "10crop", "it")
     with pytest.raises(ValueError, match="protocol=10crops is not one of center, 10crop, multiscale"):
         evaluate([config], CPU, "10crops", "it")

@@ -8,6 +8,7 @@ from hydra import compose
 
 from src import train
 from src.benchmark.loops import compose_run
+from src.report.results import read_csv
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "experiments").glob("*.yaml"))
 
@@ -21,7 +22,8 @@ def jobs(name):
 
 
 def test_the_experiments_are_those_of_the_paper():
-    assert {"digits_depth", "fig6", "table6", "fig7", "shortcuts", "warmup", "gradients", "highway"} <= {*EXPERIMENTS}
+    papers = {"fig4", "table2", "table3", "table4", "table5", "fig6", "table6", "fig7"}
+    assert papers | {"digits_depth", "shortcuts", "warmup", "gradients", "highway"} <= {*EXPERIMENTS}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -52,6 +54,29 @@ def test_fig6_is_the_papers_nets_on_all_50k_images_and_in_miniature_the_same():
     assert {(run.config["data"]["val_images"], run.config["recipe"]["iterations"]) for run in runs} == {(0, 64000)}
     small = train.find_folder(compose_run("experiments=fig6", "model=plain20", "recipe.iterations=2000"))
     assert small.config["recipe"] == runs[0].config["recipe"] | {"iterations": 2000}
+
+
+def test_the_tables_of_imagenet_test_the_papers_nets_each_by_its_protocol():
+    """Beside the rows of the tables as the report has them; what several tables have is one run."""
+    folders = {name: [train.find_folder(compose_run(f"experiments={name}", *job)) for job in jobs(name)] for name in
+               ("fig4", "table2", "table3", "table4", "table5")}  # fmt: skip
+    printed = read_csv(ROOT / "src" / "report" / "paper.csv")
+    for name, protocol in {"table2": "10crop", "table3": "10crop", "table4": "multiscale"}.items():
+        assert {folder.config["protocol"] for folder in folders[name]} == {protocol}
+        nets = [(_net(folder), folder.config["model"].get("shortcut") or "") for folder in folders[name]]
+        of_table = [row for row in printed if row["protocol"] == protocol and name[-1] in row["where"]]
+        table = [(row["net"], row["shortcut"]) for row in of_table if row["data"] == "imagenet"]
+        assert sorted(nets) == sorted(table), name
+    paths = {name: {folder.path for folder in of} for name, of in folders.items()}
+    assert paths["fig4"] == paths["table2"] and paths["table4"] < paths["table3"]
+    assert (len(paths["fig4"] & paths["table3"]), len(paths["table5"] & paths["table3"])) == (2, 3)
+    assert (
+        sorted(_net(folder) for folder in folders["table5"]) == ["resnet101"] * 2 + ["resnet152"] * 2 + ["resnet50"] * 2
+    )
+
+
+def _net(folder):
+    return folder.config["choices"]["model"].rstrip("bc")
 
 
 def test_an_experiment_has_the_last_word_but_for_the_command_line():

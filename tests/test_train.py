@@ -15,8 +15,8 @@ from src.record import Record
 from src.run import COLUMNS
 
 SUMMARY = (
-    "model n depth shortcut data seed val_images iterations parameters macs train_error val_error test_error "
-    "test_error_top5 images_per_second seconds precision device devices versions git_commit"
+    "model n depth shortcut data seed val_images train_images iterations parameters macs train_error val_error "
+    "test_error test_error_top5 images_per_second seconds precision device devices versions git_commit"
 ).split()
 
 

@@ -125,6 +125,7 @@ class ImageNet(LightningDataModule):
         refuse_uneven(self.batch_size, self._rank_and_world()[1])
         train, test = self.sources
         trained, validated = hold_out(len(train.labels), self.val_images, self.seed)
+        self.train_images = len(trained)
         if self.normalization == "pixel":
             self.mean = torch.from_numpy(np.load(self.mean_path))
         else:

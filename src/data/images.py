@@ -61,6 +61,7 @@ class ImagesInMemory(LightningDataModule):
         self.image_shape = (3, *images.shape[1:3])
         self.fingerprint = fingerprint(images, labels, test_images, test_labels)
         train_images = images[train]
+        self.train_images = len(train_images)
         self.mean, self.std = torch.from_numpy(train_images.mean(0)).float(), None
         if self.normalization == "channel":
             self.mean = self.mean.double().mean((0, 1)).float()

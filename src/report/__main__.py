@@ -57,7 +57,7 @@ def write(runs: list[Run], left_out: LeftOut, out: Path) -> None:
     by_data, figures = grouped(runs, lambda run: run.row["data"]), {}
     for data, of_data in by_data.items():
         path = out / re.sub(r"[^\w.+-]+", "_", data)
-        rows = [run.row for run in of_data if run.state == "finished"]
+        rows = [row for run in of_data for row in run.tests]
         written = []
         if rows:
             write_csv(path.with_name(path.name + ".csv"), rows)

@@ -18,8 +18,9 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 SEED, DEPTH, NET = r"seed", r"seed|model\.(n|depth)", r"seed|model\..*"
 # The paper's data, and what may differ from its training: which net, its split (which the paper leaves open),
 # precision, and what only decides when something is written.
-PAPER_DATA = "cifar10"
-NO_DEPARTURE = re.compile(r"model\.shortcut|data\.val_images|trainer\..*|recipe\.(eval|checkpoint)_every")
+PAPER_DATA = ("cifar10", "imagenet")
+NO_DEPARTURE = re.compile(r"model\.shortcut|data\.(val_images|on_bad)|trainer\..*|recipe\.(eval|checkpoint)_every")
+IMAGENET_IMAGES = 1281167
 
 
 def alike(config: Config, but: str) -> str:
@@ -50,12 +51,15 @@ def _config_file(group: str, name: str) -> Config:
     return inherited | flatten({group: own})
 
 
-def departures(config: Config) -> str:
+def departures(config: Config, train_images: int | None = None) -> str:
     """In what a run's training departs from the paper's, in words; empty if in nothing, or if the data are not its."""
-    words: list[str] = []
-    differing = unusual(config, recipe=PAPER_DATA)
-    if config["choices"]["data"] != PAPER_DATA:
+    data = config["choices"]["data"]
+    if data not in PAPER_DATA:
         return ""
+    words: list[str] = []
+    differing = unusual(config, recipe=data)
+    if data == "imagenet" and train_images and train_images + config["data"]["val_images"] != IMAGENET_IMAGES:
+        words.append(f"{train_images:,} of {IMAGENET_IMAGES:,} photos")
     for key, (found, usual) in differing.items():
         if key == "recipe.iterations":
             words.insert(0, f"{found:,} of {usual:,} iterations")

@@ -99,17 +99,20 @@ function drawTable(id, columns, rows, numbers = []) {
 }
 
 function drawTables() {
-  const besidePaper = data === report.paper_data;
+  const besidePaper = report.paper_data.includes(data), photos = data === "imagenet";
   const millions = (value) => [`${two.format(value / 1e6)} M`, value];
-  const numbers = ["layers", "parameters", "multiply-adds", "training error, %", "test error, %", "seeds", "difference",
-    "seed", "iterations", "images/s"];
+  const numbers = ["layers", "parameters", "multiply-adds", "training error, %", "test error, %", "top-5 error, %",
+    "seeds", "difference", "seed", "iterations", "images/s"];
   drawTable("results", ["net", "layers", "shortcut", "parameters", "multiply-adds", "training error, %", "test error, %",
-    "seeds", ...(besidePaper ? ["paper, %", "difference", "trained"] : ["iterations"])],
-  groups(finished(), "config").map((seeds) => {
+    ...(photos ? ["top-5 error, %", "protocol"] : []), "seeds",
+    ...(besidePaper ? ["paper, %", "difference", "trained"] : ["iterations"])],
+  groups(finished().flatMap((run) => run.tests.map((test) => ({ ...run, ...test, key: run.config + test.protocol }))),
+    "key").map((seeds) => {
     const [first] = seeds, errors = (key) => seeds.map((run) => run[key]);
     const off = first.paper && !first.departures ? mean(errors("test_error")) - first.paper.error : null;
     return [first.net, [first.depth, first.depth], first.shortcut, millions(first.parameters), millions(first.macs),
       ...["train_error", "test_error"].map((key) => [spread(errors(key)), mean(errors(key))]),
+      ...(photos ? [[spread(errors("test_error_top5")), mean(errors("test_error_top5"))], first.protocol] : []),
       [seeds.length, seeds.length],
       ...(besidePaper ? [first.paper && [first.paper.words, first.paper.error],
         off === null ? null : [(off < 0 ? "" : "+") + two.format(off), off], first.departures || "as in the paper"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from src.report.compare import DEPTH, PAPER_DATA, alike, variants
 from src.report.panels import PANELS
-from src.report.results import LeftOut, Run
+from src.report.results import TESTED, LeftOut, Row, Run
 from src.report.style import error_limit, nets, styles
 from src.report.table import degradation, in_words, paper_value, without_seed
 
@@ -44,7 +44,7 @@ def _runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
     found = []
     words = variants([run.folder.config for run in runs])
     for run, net, kind, style in zip(runs, nets(runs), words, styles(runs), strict=True):
-        row, paper = run.row, paper_value(run.row)
+        row = run.row
         found.append(
             {key: row[key] for key in PLANNED}
             | {key: row.get(key) for key in RESULTS}
@@ -61,10 +61,16 @@ def _runs(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 "batch": run.folder.config["recipe"]["batch_size"],
                 "reached": run.metrics[-1]["iteration"] if run.metrics else 0,
                 "curves": {p.value: _curve(run, p.value) for p in PANELS if p.over == "iteration"},
-                "paper": paper and {"error": paper["error"], "words": in_words(paper)},
+                "tests": [_test(test) for test in run.tests],
             }
         )
     return found
+
+
+def _test(row: Row) -> dict[str, Any]:
+    """What a test by one protocol gave, with the paper's error beside it."""
+    paper = paper_value(row)
+    return {key: row[key] for key in TESTED} | {"paper": paper and {"error": paper["error"], "words": in_words(paper)}}
 
 
 def _curve(run: Run, column: str) -> dict[str, list[float]]:

@@ -17,6 +17,8 @@ Row = dict[str, Any]
 LeftOut = list[tuple[Path, str]]
 
 STATES = ("finished", "unfinished", "failed", "not started")
+PROTOCOLS = ("center", "10crop", "multiscale")
+TESTED = ("protocol", "test_error", "test_error_top5")
 FIRST = ("plain", "residual")  # of the families, as in Fig. 6
 # What each summary must have, in numbers.
 NUMBERS = "depth seed val_images iterations parameters macs train_error test_error images_per_second".split()
@@ -27,7 +29,8 @@ class Run:
     """A run folder as it stands.
 
     Attributes:
-        row: what the config tells, and once the run is finished its results.
+        row: what the config tells, and once the run is finished its results; its tests are all by `center`.
+        tests: for each protocol that the run was tested by, `row` with what that gave; none until it is finished.
         metrics: the rows of metrics.csv, each with the numbers that it has.
         layers: the rows of layers.csv of the last evaluation that is there in full, in layer order.
         why: the first line of error.txt, if the run failed.
@@ -39,6 +42,7 @@ class Run:
     metrics: list[dict[str, float]]
     layers: list[dict[str, float]]
     why: str = ""
+    tests: Sequence[Row] = ()
 
     @property
     def held_out(self) -> str:
@@ -93,9 +97,11 @@ def _read_run(path: Path, left_out: LeftOut) -> Run:
         summary["versions"] = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
         finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
         row |= {**summary, "date": finished.date().isoformat()}
-    row |= {"config": alike(config, but=SEED), "departures": departures(config)}
+    row |= {"config": alike(config, but=SEED), "departures": departures(config, row.get("train_images"))}
     if summary is not None:
-        return Run(folder, "finished", row, metrics, layers)
+        tested = filter(None, (folder.tested(protocol) for protocol in PROTOCOLS[1:]))
+        tests = [{key: test[key] for key in TESTED} for test in tested]
+        return Run(folder, "finished", row, metrics, layers, tests=[row, *(row | test for test in tests)])
     if folder.error.exists():
         why = _one_line(folder.error.read_text(errors="replace").strip().partition("\n")[0]) or "it does not say why"
         return Run(folder, "failed", row, metrics, layers, why)
@@ -118,6 +124,7 @@ def _planned(name: str, config: dict[str, Any]) -> Row:
         "seed": int(config["seed"]),
         "val_images": int(config["data"].get("val_images", 0)),
         "iterations": int(config["recipe"]["iterations"]),
+        "protocol": PROTOCOLS[0],
     }
 
 

@@ -7,26 +7,33 @@ from statistics import mean, stdev
 
 from src.report.compare import DEPTH, NET, PAPER_DATA, alike, grouped, variants
 from src.report.results import Row, Run, read_csv, without_seed
+from src.run import net_name
 
-HEAD = ("net", "layers", "shortcut", "parameters", "multiply-adds", "training error, %", "test error, %", "seeds")
-HEAD_ELSEWHERE = (*HEAD, "iterations")
-HEAD_PAPER = (*HEAD, "paper, %", "difference", "trained")
+HEAD = ("net", "layers", "shortcut", "parameters", "multiply-adds", "training error, %", "test error, %")
+PHOTOS = ("top-5 error, %", "protocol")
+ELSEWHERE = ("seeds", "iterations")
+PAPER = ("seeds", "paper, %", "difference", "trained")
 
 
 def results_table(rows: Sequence[Row]) -> str:
     """One line for the seeds of each run: mean and deviation of the final weights' errors, in percent.
 
-    For the paper's data its value stands beside them (Table 6), and the difference from it, but only of runs that
-    were trained as it says; of the others it is told how they were.
+    For the paper's data its value stands beside them (Tables 2 to 4 and 6), and the difference from it, but only of
+    runs that were trained as it says; of the others it is told how they were. Photos are tested by several protocols,
+    and have a line for each.
     """
-    on_paper_data = rows[0]["data"] == PAPER_DATA
-    lines, runs = [], list(grouped(rows, lambda row: row["config"]).values())
+    photos, on_paper_data = rows[0]["data"] == "imagenet", rows[0]["data"] in PAPER_DATA
+    head = (*HEAD, *(PHOTOS if photos else ()), *(PAPER if on_paper_data else ELSEWHERE))
+    lines, runs = [], list(grouped(rows, lambda row: (row["config"], row.get("protocol"))).values())
     for name, seeds in zip(short_names([without_seed(seeds[0]) for seeds in runs]), runs, strict=True):
         first = seeds[0]
         errors = [[row[key] for row in seeds] for key in ("train_error", "test_error")]
         line = [name, str(first["depth"]), first["shortcut"] or "-"]
         line += [f"{first[key] / 1e6:,.2f} M" for key in ("parameters", "macs")]
-        line += [*map(spread, errors), str(len(seeds))]
+        line += [*map(spread, errors)]
+        if photos:
+            line += [spread([row["test_error_top5"] for row in seeds]), first["protocol"]]
+        line += [str(len(seeds))]
         if on_paper_data:
             value = paper_value(first)
             comparable = value and not first["departures"]
@@ -35,7 +42,7 @@ def results_table(rows: Sequence[Row]) -> str:
         else:
             line += [f"{first['iterations']:,}"]
         lines.append(line)
-    return markdown(HEAD_PAPER if on_paper_data else HEAD_ELSEWHERE, lines)
+    return markdown(head, lines)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -46,18 +53,24 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 
 def paper_value(row: Row) -> Row | None:
-    """The paper's test error of a net on CIFAR-10, from paper.csv, with its place there; None if it has none."""
+    """The paper's test error of a net by the same protocol, with its place there, from paper.csv; None if it has none.
+
+    `resnet34b` is its ResNet-34 B.
+    """
+    net = re.match(r"\D+\d+(?=[bc]?$)|", net_name(row["model"], row["n"] or None))[0]
+    key = {"data": row["data"], "protocol": row.get("protocol", "center"), "net": net}
     for value in read_csv(Path(__file__).with_name("paper.csv")):
-        if row["data"] == PAPER_DATA and all(value[key] == row[key] for key in ("family", "depth", "shortcut")):
+        if all(value[name] == of for name, of in key.items()) and value["shortcut"] == (row["shortcut"] or ""):
             return value
     return None
 
 
 def in_words(value: Row) -> str:
-    """`6.61 ± 0.16, best 6.43 (Table 6)`"""
+    """`6.61 ± 0.16, best 6.43 (Table 6)` or `25.03, top-5 7.76 (Tables 2 and 3)`"""
     deviation = f" ± {value['deviation']:.2f}" if value["deviation"] else ""
     best = f", best {value['best']:.2f}" if value["best"] else ""
-    return f"{value['error']:.2f}{deviation}{best} ({value['where']})"
+    top5 = f", top-5 {value['error_top5']:.2f}" if value["error_top5"] else ""
+    return f"{value['error']:.2f}{deviation}{best}{top5} ({value['where']})"
 
 
 def degradation(runs: Sequence[Run]) -> list[str]:

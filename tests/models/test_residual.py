@@ -55,7 +55,7 @@ IMAGENET_COUNTS = {  # depth, shortcut: parameters, multiply-adds of v1, of v1.5
 DEFAULT_SHORTCUT = {18: "A", 34: "A", 50: "B", 101: "B", 152: "B"}
 # The other nets have tests of their own.
 NAMES = sorted(path.stem for path in (CONF / "model").glob("*.yaml") if re.match("plain|res|wide", path.stem))
-assert len(NAMES) == 23
+assert len(NAMES) == 25
 
 
 def build(*overrides, device="meta"):
@@ -71,14 +71,14 @@ def counts(net, size):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_has_the_papers_counts(name):
     net = build(f"model={name}")
-    family, depth = re.match(r"(\D+)(\d*)", name).groups()
+    family, depth, shortcut = re.match(r"(\D+)(\d*)([bc]?)", name).groups()
     if family in ("resnext", "wide_resnet"):
         # From torchvision's own table: parameters, and multiply-adds to three digits.
         weights = torchvision.models.get_model_weights(name).IMAGENET1K_V1.meta
         params, macs = counts(net, 224)
         assert (params, round(macs / 1e9, 2)) == (weights["num_params"], pytest.approx(weights["_ops"], abs=0.01))
     elif depth and int(depth) in DEFAULT_SHORTCUT:
-        params, macs, _ = IMAGENET_COUNTS[int(depth), DEFAULT_SHORTCUT[int(depth)]]
+        params, macs, _ = IMAGENET_COUNTS[int(depth), shortcut.upper() or DEFAULT_SHORTCUT[int(depth)]]
         assert counts(net, 224) == (params, macs)
     else:
         assert counts(net, 32) == CIFAR_COUNTS[int(depth or 20), "A"]

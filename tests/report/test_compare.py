@@ -55,18 +55,41 @@ def test_runs_are_told_apart_by_what_is_unusual_and_not_common():
     assert variants(configs[1:2]) == [""]
 
 
-def test_the_papers_numbers_stand_with_their_place():
-    def value(family, depth, shortcut="A", data="cifar10"):
-        return paper_value({"family": family, "depth": depth, "shortcut": shortcut, "data": data})
+def value(model, n=None, shortcut="A", data="cifar10", **protocol):
+    return paper_value({"model": model, "n": n, "shortcut": shortcut, "data": data, **protocol})
 
+
+def test_the_papers_numbers_stand_with_their_place():
     table6 = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
-    found = {depth: value("residual", depth) for depth in table6}
+    found = {depth: value("resnet", (depth - 2) // 6) for depth in table6}
     assert {depth: row["error"] for depth, row in found.items()} == table6
     assert {row["where"] for row in found.values()} == {"Table 6"}
     assert [found[110][key] for key in ("deviation", "runs", "best")] == [0.16, 5, 6.43]
-    assert [value("preactivation", d, s)["error"] for d, s in ((110, "A"), (164, "B"), (1001, "B"))] == [
-        6.37,
-        5.46,
-        4.89,
-    ]
-    assert value("plain", 20, None) is value("residual", 20, "B") is value("residual", 20, data="digits") is None
+    assert found[20] == value("resnet20", 3, protocol="center")
+    preactivation = [value(f"preactivation{d}", shortcut=s)["error"] for d, s in ((110, "A"), (164, "B"), (1001, "B"))]
+    assert preactivation == [6.37, 5.46, 4.89]
+    assert value("plain", 3, None) is value("resnet20", 3, "B") is value("resnet", 3, data="digits") is None
+
+
+def test_tests_of_photos_stand_beside_those_by_the_same_protocol():
+    def tested(protocol, *net):
+        found = value(net[0], None, net[1], "imagenet", protocol=protocol)
+        return found and (found["error"], found["error_top5"], found["where"])
+
+    assert tested("10crop", "plain18", None) == (27.94, "", "Table 2")
+    assert tested("10crop", "resnet34", "A") == (25.03, 7.76, "Tables 2 and 3")
+    assert tested("10crop", "resnet34", "B") == tested("10crop", "resnet34b", "B") == (24.52, 7.46, "Table 3")
+    assert tested("multiscale", "resnet34c", "C") == (21.53, 5.6, "Table 4")
+    assert [tested(by, "resnet152", "B")[:2] for by in ("center", "10crop", "multiscale")] == [
+        (23.0, 6.7), (21.43, 5.71), (19.38, 4.49),
+    ]  # fmt: skip
+    others = [("multiscale", "resnet34", "A"), ("center", "plain34", None), ("center", "resnext50_32x4d", "B")]
+    assert {tested(*other) for other in [*others, ("10crop", "wide_resnet50_2", "B")]} == {None}
+
+
+def test_a_run_on_fewer_photos_than_the_papers_departs_from_it():
+    config = make_config(data="imagenet", choices__recipe="imagenet")
+    told = "127 of 1,281,167 photos"
+    assert told in departures(config, 127) and "photos" not in departures(config, 1281167)
+    config["data"]["val_images"] = 1167
+    assert "photos" not in departures(config, 1280000) and told in departures(config, 127)

@@ -4,6 +4,7 @@ import pytest
 from folders import make_config, write_run
 
 from src.report.results import read_csv, read_runs, write_csv
+from src.report.table import results_table
 
 
 def test_each_state_of_a_folder_is_told(tmp_path):
@@ -119,3 +120,21 @@ def test_rows_survive_a_csv_file(tmp_path):
         {k: v for k, v in row.items() if k in known} for row, known in zip(again, rows, strict=True)
     ]
     assert again[0]["added"] == ""
+
+
+def test_each_protocol_that_a_run_was_tested_by_has_a_row(tmp_path):
+    path = write_run(tmp_path, make_config(data="imagenet"), final=(30, 20))
+    test = {"protocol": "multiscale", "test_error": 18.5, "test_error_top5": 5.25, "images": 50000}
+    (path / "multiscale.json").write_text(json.dumps(test))
+    write_run(tmp_path, make_config("plain", data="imagenet"), [(60, 50)])
+    plain, resnet = read_runs([tmp_path])[0]
+    assert plain.tests == ()
+    found = [[row[key] for key in ("protocol", "test_error", "test_error_top5")] for row in resnet.tests]
+    assert found == [["center", 20, 1.0], ["multiscale", 18.5, 5.25]]
+    assert {row["train_error"] for row in resnet.tests} == {30} and "images" not in resnet.tests[1]
+    write_csv(tmp_path / "rows.csv", resnet.tests)
+    lines = results_table(read_csv(tmp_path / "rows.csv")).splitlines()
+    assert [line.split(" | ")[6:9] for line in lines[2:]] == [
+        ["20.00        ", "1.00          ", "center    "],
+        ["18.50        ", "5.25          ", "multiscale"],
+    ]
