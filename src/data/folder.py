@@ -1,9 +1,14 @@
-"""Photos in folders: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or a flat `val/` with the list `val.txt`."""
+"""Photos in folders: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or a flat `val/` with a list of its classes.
+
+The list is `val.txt`, or the ground truth in ImageNet's own devkit, an archive that lies beside val/.
+"""
 
 import os
 from pathlib import Path
 
 import numpy as np
+
+DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 
 
 class Files:
@@ -43,7 +48,7 @@ def read_folders(root: Path) -> tuple[Files, Files]:
             f"{root / 'val'} has {len(strange)} classes that {root / 'train'} has not ({strange[0]}, ...): "
             "bring train/ and val/ of the same data set"
         )
-    val = _in_folders(root / "val", val_wnids, wnids) if val_wnids else _listed(root / "val", root / "val.txt", wnids)
+    val = _in_folders(root / "val", val_wnids, wnids) if val_wnids else _listed(root, wnids)
     return _in_folders(root / "train", wnids, wnids), val
 
 
@@ -66,18 +71,34 @@ def _in_folders(folder: Path, those: list[str], wnids: list[str]) -> Files:
     return Files(folder, names, labels)
 
 
-def _listed(folder: Path, path: Path, wnids: list[str]) -> Files:
-    """Photos that lie flat in `folder`; lines of the list are as `ILSVRC2012_val_00000001.JPEG n01751748`, or the
-    number of the class among the sorted wnids, from 0, in place of the wnid.
+def _devkit_list(devkit: Path) -> list[str]:
+    """Lines as val.txt has them, of the devkit's ground truth; its numbers go by another order than the wnids'."""
+    from torchvision.datasets.imagenet import META_FILE, load_meta_file, parse_devkit_archive
 
-    That is not the devkit's ILSVRC2012_validation_ground_truth.txt, whose numbers go by another order of classes.
+    if not (devkit.parent / META_FILE).exists():
+        try:
+            parse_devkit_archive(devkit.parent)
+        except RuntimeError as error:
+            raise ValueError(f"{devkit} is not whole: fetch it again ({error})") from error
+    _, wnids = load_meta_file(devkit.parent)
+    return [f"ILSVRC2012_val_{i:08}.JPEG {wnid}" for i, wnid in enumerate(wnids, 1)]
+
+
+def _listed(root: Path, wnids: list[str]) -> Files:
+    """Photos that lie flat in val/; lines of val.txt are as `ILSVRC2012_val_00000001.JPEG n01751748`, or the number of
+    the class among the sorted wnids, from 0, in place of the wnid.
     """
     form = "one line for each photo, as ILSVRC2012_val_00000001.JPEG n01751748 (or 65, its place in the sorted wnids)"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} has no folders of classes, so {path} must list its classes: {form}")
+    folder, path, devkit = root / "val", root / "val.txt", root / DEVKIT
+    if not path.exists() and not devkit.exists():
+        raise FileNotFoundError(
+            f"{folder} has no folders of classes, so put {DEVKIT} beside it, or {path} with the classes: {form}"
+        )
+    lines = path.read_text().splitlines() if path.exists() else _devkit_list(devkit)
+    path = path if path.exists() else devkit
     numbers = {wnid: label for label, wnid in enumerate(wnids)} | {str(label): label for label in range(len(wnids))}
     labels = {}
-    for i, line in enumerate(path.read_text().splitlines(), 1):
+    for i, line in enumerate(lines, 1):
         words = line.split()
         if len(words) != 2 or words[1] not in numbers:
             classes = f"train/ has {len(wnids)} classes, {wnids[0]} .. {wnids[-1]}"

@@ -1,9 +1,14 @@
+import hashlib
 import shutil
+import tarfile
 
+import numpy as np
 import pytest
 from photos_on_disk import WNIDS, make_folders
+from scipy.io import savemat
+from torchvision.datasets import imagenet
 
-from src.data.folder import read_folders
+from src.data.folder import DEVKIT, read_folders
 
 
 @pytest.fixture
@@ -63,8 +68,44 @@ def test_a_list_that_does_not_fit_says_what_differs(root):
             read_folders(root)
     path.unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"val has no folders of classes, so .*val.txt must list its classes: one"
+        FileNotFoundError, match=rf"val has no folders of classes, so put {DEVKIT} .*, or .*val.txt with"
     ):
+        read_folders(root)
+
+
+def make_devkit(root, ground_truth):
+    """ImageNet's own archive in small: classes numbered in another order than their wnids', and one of two others."""
+    synsets = np.array(
+        [(3, WNIDS[0], "tench", "", 0), (1, WNIDS[2], "gong", "", 0), (4, "n00001740", "entity", "", 2),
+         (2, WNIDS[1], "ostrich", "", 0)],
+        [("ILSVRC2012_ID", "i4"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "i4")],
+    )  # fmt: skip
+    folder = root / "ILSVRC2012_devkit_t12"
+    (folder / "data").mkdir(parents=True)
+    savemat(folder / "data" / "meta.mat", {"synsets": synsets})
+    numbers = folder / "data" / "ILSVRC2012_validation_ground_truth.txt"
+    numbers.write_text("".join(f"{number}\n" for number in ground_truth))
+    with tarfile.open(root / DEVKIT, "w:gz") as archive:
+        archive.add(folder, folder.name)
+    shutil.rmtree(folder)
+    return hashlib.md5((root / DEVKIT).read_bytes()).hexdigest()
+
+
+def test_a_flat_val_has_the_devkits_ground_truth(root, monkeypatch):
+    flatten(root, lambda name, *_: name)
+    (root / "val.txt").unlink()
+    for i, path in enumerate(sorted((root / "val").iterdir()), 1):
+        path.rename(root / "val" / f"ILSVRC2012_val_{i:08}.JPEG")
+    md5 = make_devkit(root, [3, 3, 2, 1, 1, 2])
+    with pytest.raises(ValueError, match=f"{DEVKIT} is not whole: fetch it again"):
+        read_folders(root)
+    monkeypatch.setitem(imagenet.ARCHIVE_META, "devkit", (DEVKIT, md5))
+    for _ in range(2):  # and from what was kept of it
+        _, val = read_folders(root)
+        assert val.labels.tolist() == [0, 0, 1, 2, 2, 1]
+        assert [val.where(i) for i in range(6)] == sorted(map(str, (root / "val").iterdir()))
+    (root / "val" / "ILSVRC2012_val_00000006.JPEG").unlink()
+    with pytest.raises(ValueError, match=rf"{DEVKIT} does not fit the photos: 1 are listed but not in .*/val, ILSV"):
         read_folders(root)
 
 
