@@ -41,6 +41,7 @@ class Job:
     devices: list[str] = field(default_factory=list)  # those that it was given
     started: float = 0.0
     ended: float | None = None
+    done: float = 0.0  # the part of its cost that its folder told of when it was last looked at
 
     @property
     def cost(self) -> int:
@@ -55,12 +56,9 @@ class Job:
             return devices
         return len(devices) if isinstance(devices, list) else math.inf  # auto and -1 are all
 
-    @property
-    def done(self) -> float:
-        """The part of its cost that its metrics tell of."""
-        if self.folder.summary:
-            return self.cost
-        return self.cost * self.folder.reached / self.folder.config["recipe"]["iterations"]
+    def look(self) -> None:
+        part = 1 if self.folder.summary else self.folder.reached / self.folder.config["recipe"]["iterations"]
+        self.done = part * self.cost
 
 
 class Sweep:
@@ -89,8 +87,9 @@ class Sweep:
         tqdm.write(f"{len(everything)} runs, {before} of them finished before; {where}")
         for job in self.waiting:
             job.folder.plan()
-        done = int(sum(job.done for job in everything))
-        self.bar = tqdm(total=total, initial=done, disable=None, bar_format=BAR)
+        for job in everything:
+            job.look()
+        self.bar = tqdm(total=total, initial=int(sum(job.done for job in everything)), disable=None, bar_format=BAR)
         try:
             while self.waiting or self.running:
                 self._start_what_fits()
@@ -129,6 +128,8 @@ class Sweep:
     def _wait(self) -> None:
         """Waits for a second or until a job ends, and writes down how it ended."""
         connection.wait([job.process.sentinel for job in self.running], timeout=1)
+        for job in self.running:
+            job.look()
         for job in [job for job in self.running if not job.process.is_alive()]:
             self.running.remove(job)
             self.free += job.devices
