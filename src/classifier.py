@@ -87,6 +87,15 @@ class Classifier(LightningModule):
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = rate
 
+    def on_validation_start(self) -> None:
+        """Gives all processes the first one's batch norm statistics, those that a checkpoint holds.
+
+        Each has gathered them over its own share of each batch. The paper does not say whose it tests with.
+        """
+        if self.trainer.world_size > 1:
+            for buffer in self.net.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
     def on_validation_model_zero_grad(self) -> None:
         """Keeps the gradients: the record measures them, and a captured step has them in its own memory."""
 
@@ -128,14 +137,20 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         trained = self.trained.compute()  # of all processes, so that any number of them can go on from it
+        self._count_on_from(trained)  # as a run does that goes on from here: a sum's last bit depends on its order
         checkpoint["training"] = {"schedule": self.schedule.state_dict(), "trained": trained, "last": self.last_sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["training"]
         self.schedule.load_state_dict(state["schedule"])
         self.last_sums = state["last"]
+        self._count_on_from(state["trained"])
+
+    def _count_on_from(self, trained: tuple[float, int, int, int]) -> None:
+        """Makes the first process hold the sums of all, and the others none."""
+        self.trained.reset()
         if self.global_rank == 0:
-            loss, mistakes, mistakes_top5, images = state["trained"]
+            loss, mistakes, mistakes_top5, images = trained
             self.trained.loss.fill_(loss)
             self.trained.images.fill_(images)
             # Which of the places from second to fifth a hit had is not asked for again.

@@ -90,6 +90,7 @@ class Record(Callback):
         self.measuring.close()  # the first batch is enough
 
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
+        self.measuring.close()  # on a process that could read none of its images
         errors = module.take_test_errors()
         self.row |= {f"{self.split}/{name}": value for name, value in errors.items()}
         module.schedule.tested(errors["error"])

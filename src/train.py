@@ -119,6 +119,7 @@ def train(folder: RunFolder) -> None:
     )
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._timeout = PATIENCE
+        trainer.strategy._ddp_kwargs["broadcast_buffers"] = False  # the classifier does, and not at each step
     where = trainer.strategy.root_device, trainer.world_size
     step = resolve_step(folder.config["step"], *where, folder.config["recompute"])
     classifier, data = build(folder.config, step)

@@ -24,7 +24,7 @@ from src.data.images import nchw
 from src.data.photo import SIZE, RandomArea, RandomScale
 from src.data.photos import Augmented, Made, Photos
 from src.data.shards import Shards, read_shards
-from src.data.stream import Batch, Stream, hold_out, refuse_uneven
+from src.data.stream import Batch, Stream, hold_out, refuse_too_few, refuse_uneven
 from src.data.workers import made_ahead
 from src.hardware import cores
 
@@ -153,6 +153,7 @@ class ImageNet(LightningDataModule):
 
     def _test_batches(self, split: str) -> "TestBatches":
         photos, (rank, world) = self.photos[split], self._rank_and_world()
+        refuse_too_few(len(photos), world)
         return TestBatches(photos.center, _batches(range(rank, len(photos), world)), self._read)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], _: int) -> Batch:

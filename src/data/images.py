@@ -10,7 +10,7 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
 from src.data.augment import Draws, crop_and_flip, draw, normalize
-from src.data.stream import Batch, Stream, hold_out, refuse_uneven
+from src.data.stream import Batch, Stream, hold_out, refuse_too_few, refuse_uneven
 
 TEST_BATCH = 500
 
@@ -119,6 +119,7 @@ class Batches:
     def __init__(
         self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor | None, rank: int = 0, world: int = 1
     ) -> None:
+        refuse_too_few(len(images), world)
         self.images, self.labels, self.mean, self.std = images[rank::world], labels[rank::world], mean, std
 
     def __len__(self) -> int:

@@ -48,6 +48,12 @@ def refuse_uneven(batch_size: int | None, world: int) -> None:
         )
 
 
+def refuse_too_few(images: int, world: int) -> None:
+    """Raises ValueError if not each of `world` processes has an image to test."""
+    if images < world:
+        raise ValueError(f"{images} images are too few to be tested on {world} devices: take fewer devices")
+
+
 class Stream:
     """Batches `0 .. iterations - 1` of the run; process `rank` of `world` takes its slice of each.
 
