@@ -2,9 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import timedelta
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import TYPE_CHECKING, Any
 
 import hydra
@@ -130,7 +131,7 @@ def train(folder: RunFolder) -> None:
     with folder.locked() if rank_zero_only.rank == 0 else nullcontext():
         checkpoint = newest_whole(folder.last_checkpoint)
         with board(folder, classifier.net.depth) if rank_zero_only.rank == 0 else nullcontext() as record.board:
-            with lost_processes_in_a_line(trainer.world_size):
+            with lost_processes_in_a_line(trainer):
                 trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if split == "val":
                 trainer.test(classifier, datamodule=data, verbose=False)
@@ -141,13 +142,17 @@ def train(folder: RunFolder) -> None:
 
 
 @contextmanager
-def lost_processes_in_a_line(world: int) -> Iterator[None]:
+def lost_processes_in_a_line(trainer: "Trainer") -> Iterator[None]:
     """What the communication between processes says when one is gone or hangs, as a ChildProcessError."""
     try:
         yield
     except RuntimeError as error:
-        if world == 1 or not re.search("gloo|nccl|connection|timed out", str(error), re.IGNORECASE):
+        if trainer.world_size == 1 or not re.search("gloo|nccl|connection|timed out", str(error), re.IGNORECASE):
             raise
+        for process in getattr(trainer.strategy.launcher, "procs", []):  # one that hangs would stay
+            with suppress(TimeoutExpired):
+                process.wait(1)
+            process.kill()
         raise ChildProcessError(
             "another process of this run died or hangs; what it said itself stands above, and the same command goes on "
             f"from the last checkpoint ({str(error).splitlines()[0][:150]})"

@@ -1,9 +1,6 @@
-import subprocess
-import sys
-
 import pytest
 import torch
-from conftest import ROOT
+from processes import said_in_a_run, together
 from torch import nn
 from torch.nn import functional as F
 
@@ -13,18 +10,11 @@ WHERE = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
 LOG_EACH = ["n=1", "recipe.iterations=100", "recipe.log_every=1", "recipe.eval_every=50", "recipe.schedule.lr=0.01"]
 
 
-def call(*overrides):
-    done = subprocess.run(
-        [sys.executable, "-m", "src.train", *overrides], cwd=ROOT, capture_output=True, text=True, timeout=200
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 def losses(folder):
     return torch.tensor([row["train/loss"] for row in folder.rows()])
 
 
+@pytest.mark.trust("processes", "100 iterations on one device and on two with synchronised batch norm")
 def test_with_synchronised_batch_norm_two_processes_train_as_one_and_without_it_they_do_not(find, tmp_path):
     found = {}
     for name, extra in {
@@ -33,10 +23,11 @@ def test_with_synchronised_batch_norm_two_processes_train_as_one_and_without_it_
         "two, each its own": ["trainer.devices=2"],
     }.items():
         overrides = [*LOG_EACH, *WHERE, *extra, f"runs={tmp_path}/{name.replace(', ', '_')}"]
-        said = call(*overrides)
+        folder = find(*overrides)
+        said = together(folder.config["trainer"]["devices"], said_in_a_run, folder)[0]
         assert ("on 2 devices, batch norm over 64 images" in said) == (name == "two, each its own")
         assert ("on 2 devices, batch norm over 128 images" in said) == (name == "two")
-        found[name] = losses(find(*overrides))
+        found[name] = losses(folder)
     assert len(found["one"]) == 100
     torch.testing.assert_close(found["two"], found["one"], rtol=1e-3, atol=1e-4)
     assert (found["two, each its own"] - found["one"]).abs().max() > 0.01
@@ -70,17 +61,17 @@ def test_in_one_process_it_is_batch_norm(tmp_path):
         torch.distributed.destroy_process_group()
 
 
+@pytest.mark.trust("processes", "going on with another number of devices")
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
 def test_a_run_goes_on_with_another_number_of_devices_and_says_so(find, tmp_path, first, then):
     overrides = [*LOG_EACH, *WHERE, "trainer.sync_batchnorm=true"]
-    whole = find(*overrides, f"runs={tmp_path}/whole")
-    call(*overrides, f"runs={tmp_path}/whole")
-    folder = find(*overrides)
-    call(*overrides, f"trainer.devices={first}", f"runs={tmp_path}/runs")
+    whole, folder = find(*overrides, f"runs={tmp_path}/whole"), find(*overrides, f"trainer.devices={first}")
+    together(1, said_in_a_run, whole)
+    together(first, said_in_a_run, folder)
     # As if it had been stopped after the evaluation at iteration 50.
     (folder.path / "summary.json").unlink()
     folder.last_checkpoint.with_name("previous.ckpt").replace(folder.last_checkpoint)
-    said = call(*overrides, f"trainer.devices={then}", f"runs={tmp_path}/runs")
+    said = together(then, said_in_a_run, find(*overrides, f"trainer.devices={then}"))[0]
     assert "goes on at iteration 50 of 100" in said
     assert f"({first} devices before)" in said
     torch.testing.assert_close(losses(folder), losses(whole), rtol=1e-3, atol=1e-4)
