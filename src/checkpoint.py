@@ -2,6 +2,7 @@
 
 import zipfile
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -28,6 +29,15 @@ class WholeCheckpoints(TorchCheckpointIO):
             new.replace(path)
         finally:
             new.unlink(missing_ok=True)
+
+    def load_checkpoint(self, path: Path, *args: Any, **options: Any) -> dict[str, Any]:
+        """Never runs what a file may hold. Raises ValueError if that is more than tensors and plain values."""
+        try:
+            return super().load_checkpoint(path, *args, **options | {"weights_only": True})
+        except UnpicklingError as error:
+            raise ValueError(
+                f"{path} holds more than tensors and plain values, and is no checkpoint of ours"
+            ) from error
 
 
 def is_whole(path: Path) -> bool:

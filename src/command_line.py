@@ -18,6 +18,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from src.run import flatten
 
@@ -25,7 +26,7 @@ CONF = Path(__file__).resolve().parents[1] / "conf"
 LIGHTNING_REFUSES = "MisconfigurationException"  # by name, so as not to import Lightning here
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "a word"}
 NULLABLE = ("recipe.schedule.warmup_from_n",)
-MISTAKES = (HydraException, OmegaConfBaseException, ValueError, OSError, FloatingPointError)
+MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, FloatingPointError)
 
 
 def entry(main: Callable[[], None]) -> None:
@@ -61,13 +62,18 @@ def job(task: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """A composed config with what was chosen for it, and the defaults of the same net and data, as plain dicts.
 
-    Raises ValueError for a key that nothing reads, a value of another kind than the default's, or an n beside a
-    named net's own.
+    Raises ValueError for a key that nothing reads, a value of another kind than the default's or from the environment,
+    or an n beside a named net's own.
     """
     hydra_config = HydraConfig.get()
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
     choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups and name}
     defaults = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
+    for key, value in flatten(OmegaConf.to_container(config)).items():
+        if "oc.env" in str(value):
+            raise ValueError(
+                f"{key}={value} takes its value from the environment, and a config is written down: say it"
+            )
     config, usual = (OmegaConf.to_container(c, resolve=True) for c in (config, defaults))
     flat = flatten(usual)
     for key, value in flatten(config).items():

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from src.command_line import CONF, entry, job, resolve
 from src.run import RunFolder
+from src.targets import refuse_foreign_targets
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningDataModule
@@ -49,7 +50,8 @@ def listed(value: str | list[str]) -> list[str]:
 
 
 def of_run(folder: RunFolder) -> dict[str, Any]:
-    """The config of a run, with its last checkpoint as weights."""
+    """The config of a run, with its last checkpoint as weights. Raises ValueError if it calls what conf does not."""
+    refuse_foreign_targets(folder.config, folder.path)
     return folder.config | {"weights": folder.last_checkpoint, "name": folder.path.name}
 
 

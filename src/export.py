@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from src.command_line import entry
 from src.run import RunFolder, write_whole
+from src.targets import refuse_foreign_targets
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,6 +51,7 @@ def export(run: Path, out: Path) -> None:
         install = "uv pip install --python .venv/bin/python --group export"
         raise ValueError(f"{out.suffix} files need {' and '.join(missing)}, which {install} brings")
     folder = RunFolder.trained(run)
+    refuse_foreign_targets(folder.config, run)
     if folder.summary is None:
         raise ValueError(f"{run} is not finished: the command that began it goes on with it")
     WRITERS[out.suffix](out, *read_run(folder))

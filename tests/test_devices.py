@@ -25,7 +25,7 @@ SHARED = ["trainer.accelerator=cpu", "trainer.precision=32-true", "recipe.batch_
 
 
 @pytest.mark.trust("processes", "errors of a run on 2 and 3 devices against those of its checkpoint on one")
-@pytest.mark.parametrize(("devices", "images"), [(2, ()), (3, ("data.val_images=500", "data.test_images=499"))])
+@pytest.mark.parametrize(("devices", "images"), [(2, ()), (3, ("data.test_images=499",))])
 def test_a_run_is_tested_as_its_checkpoint_is_by_one_process(find, monkeypatch, devices, images):
     """500 and 499 images in batches of 64; each process has batch norm statistics of its own until it tests."""
     folder = find(*TINY, *SHARED, *images, f"trainer.devices={devices}")
