@@ -111,6 +111,7 @@ def test_an_experiment_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
     assert metrics(tmp_path / "killed") == whole
 
 
+@pytest.mark.trust("processes", "runs on two devices in a sweep, and one of them fails in its second process")
 def test_a_run_on_two_devices_that_fails_in_its_second_process_takes_nothing_with_it(tmp_path):
     """Over gloo; the second process of one of three runs dies as it starts."""
     site = tmp_path / "site"

@@ -173,6 +173,7 @@ def test_a_killed_process_goes_on_and_a_second_one_is_refused(find, tiny, tmp_pa
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.trust("processes", "two devices that share each batch and the test images")
 def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     """Over gloo; an odd number of test images, so that the shares differ."""
     overrides = [*TINY, "trainer.precision=32-true", "data.test_images=501", f"runs={tmp_path}/runs"]
@@ -189,6 +190,7 @@ def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     assert len(list(folder.path.parent.iterdir())) == 1
 
 
+@pytest.mark.trust("processes", "a process that dies")
 def test_a_process_that_dies_ends_the_run_with_that_said(tmp_path):
     """Of two over gloo, the second is killed as soon as there are metrics."""
     (tmp_path / "sitecustomize.py").write_text(

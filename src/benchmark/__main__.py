@@ -9,7 +9,7 @@ from src.benchmark.loops import DEVICE
 from src.hardware import device_name, git_commit, versions
 from src.report.results import read_csv, write_csv
 
-TRAINING = (speed.step, speed.overhead, speed.data, speed.eval, speed.start)
+TRAINING = (speed.step, speed.overhead, speed.data, speed.eval, speed.deterministic, speed.start)
 COSTS = (cost.memory, cost.scale, cost.together, cost.profile)
 MEASURES = {function.__name__: function for function in (*TRAINING, *COSTS)}
 

@@ -94,9 +94,14 @@ def bare(net: str, precision: str, iterations: int) -> float:
     return clock.images_per_second
 
 
-def ours(net: str, precision: str, iterations: int, step: str = "auto") -> float:
+def ours(net: str, precision: str, iterations: int, step: str = "auto", deterministic: str = "false") -> float:
     """`src.train` itself, everything on."""
-    how = (f"data.root={ROOT}", f"trainer.precision={precision}", f"step={step}")
+    how = (
+        f"data.root={ROOT}",
+        f"trainer.precision={precision}",
+        f"step={step}",
+        f"trainer.deterministic={deterministic}",
+    )
     return time_run(iterations, f"model={net}", "data=cifar10", *how).images_per_second
 
 

@@ -157,6 +157,16 @@ def eval(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
     return rows("eval", in_turns(tasks, repeats), "images/s", lambda _: (net, "src.train", NATIVE))
 
 
+def deterministic(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
+    """What equal bits cost: src.train by its key trainer.deterministic."""
+    net, count = nets[0], for_net(iterations, nets[0])
+    tasks: dict[Any, Task] = {
+        (net, f"src.train trainer.deterministic={word}", NATIVE): (ours, (net, NATIVE, count, "auto", word))
+        for word in ("false", "warn", "true")
+    }
+    return rows("deterministic", in_turns(tasks, repeats), "images/s", lambda _: next(iter(tasks)))
+
+
 def _seconds(*command: str) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, *command], check=True, capture_output=True)

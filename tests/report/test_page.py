@@ -23,6 +23,7 @@ def write(place, path, *figures):
     return by_data
 
 
+@pytest.mark.trust("safety", "markup in names and configs on the HTML page")
 def test_no_text_ends_the_script_that_holds_it():
     text = _in_script({"a": [EVIL, "<!--"], "n": float("nan"), "i": (1.5, float("inf"))})
     assert "<" not in text
@@ -223,6 +224,7 @@ def test_the_tables_are_those_of_the_command_and_sort_by_a_click(page):
     assert page(order, column) == "descending"
 
 
+@pytest.mark.trust("safety", "markup in names and configs on the HTML page")
 def test_what_is_not_finished_is_listed_and_text_is_only_text(page):
     found = [[place.rpartition("/")[2], state, why] for place, state, why in rows(page, "missing")]
     assert found[:4] == [
