@@ -12,6 +12,7 @@ from conftest import ROOT, TINY
 from data.photos_on_disk import make_folders
 from omegaconf import OmegaConf
 from processes import said_in_a_run, together
+from test_evaluate import counts
 from test_protocols import reader
 
 from src import train
@@ -33,7 +34,7 @@ def test_a_run_is_tested_as_its_checkpoint_is_by_one_process(find, monkeypatch, 
     assert f"on {devices} devices, batch norm over {126 // devices} images" in said
     assert others == [""] * (devices - 1)
     config = folder.config | {"weights": folder.last_checkpoint}
-    mistakes, mistakes_top5, count = evaluate([config], CPU, "center", "it")
+    mistakes, mistakes_top5, count = counts(evaluate([config], CPU, "center", "it"))
     assert count == (499 if images else 500)
     assert 100 * mistakes / count == folder.summary["test_error"]
     assert 100 * mistakes_top5 / count == folder.summary["test_error_top5"]
@@ -110,7 +111,7 @@ def found_on(devices, asked):
     found = []
     for config, protocol in asked:
         with redirect_stdout(io.StringIO()) as said:
-            errors = evaluate([config], CPU | {"devices": devices}, protocol, "it")
+            errors = counts(evaluate([config], CPU | {"devices": devices}, protocol, "it"))
         found.append((errors, said.getvalue()))
     return found
 

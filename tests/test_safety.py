@@ -19,10 +19,11 @@ from wandb_stand_in import KEY, Offline
 from src import train
 from src.command_line import explain, is_mistake, resolve
 from src.data.shards import index_path, make_shards, read_shards
-from src.evaluate import evaluate, run_net
+from src.evaluate import evaluate, of_run
 from src.export import export
 from src.report.__main__ import write
 from src.report.results import read_runs
+from src.run import RunFolder
 from src.weights import read_weights
 
 
@@ -73,6 +74,10 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(tiny, find, malice, 
         said = refused(train.run, find(*TINY, "trainer.precision=32-true"))
         assert said.startswith(f"{place} holds more than tensors" if zipped else "no checkpoint in ")
         last.write_bytes(b"damaged")
+
+
+def run_net(path):
+    return of_run(RunFolder.trained(path))
 
 
 def evaluate_run(path):
