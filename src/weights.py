@@ -10,14 +10,24 @@ from torch import Tensor, nn
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a file: bare or under `state_dict`, its keys with or without `module.` or `net.` in front.
 
-    Raises FileNotFoundError, or ValueError if the file holds anything but tensors and plain values.
+    A file is torch.save's, or by its name .safetensors. Raises FileNotFoundError, or ValueError if the file holds
+    anything but tensors and plain values, or if the package that reads it is missing.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # garbage can break the reader anywhere
-        raise ValueError(f"{path} is not a file of tensors alone, as torch.save makes one of a state dict") from error
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except ModuleNotFoundError as error:
+        install = "uv pip install --python .venv/bin/python --group export"
+        raise ValueError(f"{path} needs safetensors, which {install} brings") from error
+    except Exception as error:  # garbage can break a reader anywhere
+        maker = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+        raise ValueError(f"{path} is not a file of tensors alone, as {maker} makes one of a state dict") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else {}
     state = {re.sub(r"^(module\.|net\.)+", "", str(key)): value for key, value in state.items()}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 import torch
 import torchvision
 
+from src.export import write_safetensors
 from src.models.residual import resnet, resnet_imagenet
 from src.weights import load_weights, read_weights
 
@@ -89,3 +92,27 @@ def test_files_that_are_no_weights(tmp_path):
     for name, match in [("text", "tensors alone"), ("empty", "tensors alone"), ("tensor", "dict"), ("epoch", "dict")]:
         with pytest.raises(ValueError, match=match):
             read_weights(tmp_path / f"{name}.pt")
+
+
+def test_an_exported_safetensors_file_loads_as_it_was(net, tmp_path):
+    net.to(memory_format=torch.channels_last)
+    write_safetensors(tmp_path / "net.safetensors", net, None, {"net": "resnet", "mean": [1.0, 2.0, 3.0]})
+    torch.manual_seed(1)
+    other = resnet(1, "B", 10, "fan_in")
+    load_weights(other, read_weights(tmp_path / "net.safetensors"))
+    assert same(other, net.state_dict())
+
+
+@pytest.mark.parametrize("content", [b"", b"hello, this is no file of tensors", b"\xff" * 100])
+def test_garbage_by_the_name_of_safetensors_is_refused(tmp_path, content):
+    path = tmp_path / "net.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="net.safetensors is not a file of tensors alone, as safetensors makes one"):
+        read_weights(path)
+
+
+def test_without_the_package_a_line_says_how_to_get_it(tmp_path, monkeypatch):
+    (tmp_path / "net.safetensors").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(ValueError, match="needs safetensors, which uv pip install .*--group export brings"):
+        read_weights(tmp_path / "net.safetensors")
