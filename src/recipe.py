@@ -53,11 +53,20 @@ class Plateau:
     """The rate `lr`, divided by `divisor` whenever the held-out error stops falling (Sec. 3.4).
 
     It has stopped when `patience` evaluations in a row were none of them better than the best before by `threshold`
-    points of percent; the paper does not say when.
+    points of percent; the paper does not say when. After `max_drops` of them the rate stays, None being no limit.
     """
 
-    def __init__(self, lr: float, divisor: float, patience: int, threshold: float, **_of_the_run: object) -> None:
+    def __init__(
+        self,
+        lr: float,
+        divisor: float,
+        patience: int,
+        threshold: float,
+        max_drops: int | None = None,
+        **_of_the_run: object,
+    ) -> None:
         self.lr, self.divisor, self.patience, self.threshold = lr, divisor, patience, threshold
+        self.max_drops = float("inf") if max_drops is None else max_drops
         self.best, self.waited, self.drops = float("inf"), 0, 0
 
     def __call__(self, iteration: int) -> float:
@@ -73,7 +82,7 @@ class Plateau:
             return
         self.waited += 1
         if self.waited == self.patience:
-            self.drops, self.waited = self.drops + 1, 0
+            self.drops, self.waited = min(self.drops + 1, self.max_drops), 0
 
     def state_dict(self) -> dict[str, float]:
         return {"best": self.best, "waited": self.waited, "drops": self.drops}

@@ -1,5 +1,7 @@
 import pytest
 import torch
+from conftest import compose_run
+from hydra.utils import instantiate
 
 from src.recipe import Plateau, Schedule, step_rate
 
@@ -55,8 +57,8 @@ def test_the_switch_survives_a_resume(error):
     assert [resumed(i) for i in (0, 400, 32000)] == [schedule(i) for i in (0, 400, 32000)]
 
 
-def plateau(patience=2, threshold=0.5):
-    return Plateau(0.1, 10.0, patience, threshold, n=None, iterations=100)
+def plateau(patience=2, threshold=0.5, max_drops=None):
+    return Plateau(0.1, 10.0, patience, threshold, max_drops, n=None, iterations=100)
 
 
 @pytest.mark.parametrize(
@@ -78,8 +80,31 @@ def test_a_plateau_drops_the_rate_after_its_patience(errors, drops):
     assert schedule(7) == pytest.approx(0.1 / 10**drops)
 
 
-def test_a_plateau_goes_on_where_it_was():
-    whole, first, second = plateau(), plateau(), plateau()
+@pytest.mark.parametrize(
+    ("max_drops", "drops"), [(0, [0, 0, 0, 0, 0]), (1, [0, 1, 1, 1, 1]), (3, [0, 1, 2, 3, 3]), (None, [0, 1, 2, 3, 4])]
+)
+def test_a_plateau_drops_the_rate_at_most_so_often(max_drops, drops):
+    schedule, found = plateau(patience=1, max_drops=max_drops), []
+    for _ in drops:
+        schedule.tested(90)
+        found.append(schedule.drops)
+        assert schedule(7) == pytest.approx(0.1 / 10 ** found[-1])
+    assert found == drops
+
+
+def test_the_vgg_papers_recipe():
+    recipe = compose_run("model=vgg16", "data=imagenet", "recipe=vgg").recipe
+    assert (recipe.iterations, recipe.batch_size, recipe.schedule.lr) == (370000, 256, 0.01)
+    assert (recipe.optimizer.momentum, recipe.optimizer.weight_decay) == (0.9, 5e-4)
+    schedule = instantiate(recipe.schedule, n=None, iterations=recipe.iterations)
+    for _ in range(100):
+        schedule.tested(90)
+    assert schedule(0) == pytest.approx(1e-5)
+
+
+@pytest.mark.parametrize("limit", [None, 1])
+def test_a_plateau_goes_on_where_it_was(limit):
+    whole, first, second = (plateau(max_drops=limit) for _ in range(3))
     errors = [90, 91, 92, 80, 85, 85, 85]
     for error in errors:
         whole.tested(error)
@@ -89,7 +114,7 @@ def test_a_plateau_goes_on_where_it_was():
     for error in errors[5:]:
         second.tested(error)
     assert second.state_dict() == whole.state_dict()
-    assert second(0) == whole(0) == pytest.approx(0.001)
+    assert second(0) == whole(0) == pytest.approx(0.01 if limit else 0.001)
 
 
 def test_a_run_by_the_plateau_is_resumed_to_the_same_bits(tiny, tiny_until, tmp_path):
