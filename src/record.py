@@ -11,6 +11,7 @@ from tqdm import tqdm
 from src.classifier import Classifier
 from src.dashboard import Board
 from src.layers import gradient_norms, measured_responses
+from src.norm import average_statistics
 from src.run import RunFolder, differences, identity
 
 
@@ -36,6 +37,9 @@ class Record(Callback):
     ) -> None:
         self.folder, self.iterations, self.split = folder, iterations, split
         self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
+        self.norm_batches = folder.config["recipe"]["norm_batches"]
+        if self.norm_batches < 0:
+            raise ValueError(f"recipe.norm_batches={self.norm_batches} must be at least 0")
         self.row: dict[str, float] = {}
         self.train_seconds = self.eval_seconds = 0.0
         self.world_before: int | None = None  # devices that the checkpoint was made on
@@ -65,6 +69,10 @@ class Record(Callback):
         if evaluation or iteration % self.log_every == 0:
             self._log_training(trainer, module, evaluation)
         if iteration == self.iterations:
+            if self.norm_batches:
+                self._lap("train_seconds")
+                average_statistics(trainer, module.net, self.norm_batches)
+                self._lap("eval_seconds")
             trainer.should_stop = True  # Lightning evaluates before it stops, also off the beat of eval_every.
         if iteration % self.checkpoint_every == 0 and not evaluation:
             self._save(trainer, module)

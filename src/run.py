@@ -51,8 +51,11 @@ def identity(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What differs between two flat configs, key by key; empty if nothing does."""
-    differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k)]
+    """What differs between two flat configs, key by key; empty if nothing does.
+
+    A key that `found` does not have came later than that run, which did what it stands for when off: false, 0, null.
+    """
+    differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k) and (k in found or wanted[k])]
     return ", ".join(f"{k} was {found.get(k)}, now {wanted.get(k)}" for k in differ)
 
 

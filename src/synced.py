@@ -19,8 +19,9 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             values = world * x.numel() // x.shape[1]
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * values / (values - 1), self.momentum)
+            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum  # None: a plain average
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * values / (values - 1), share)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import yaml
 
-from src.run import COLUMNS, RunFolder, flatten, folder_name, net_name, write_whole
+from src.run import COLUMNS, RunFolder, differences, flatten, folder_name, net_name, write_whole
 
 CONFIG = {
     "choices": {"model": "resnet56", "data": "cifar10", "recipe": "cifar10"},
@@ -93,6 +93,15 @@ def test_one_process_at_a_time_and_only_the_same_config(tmp_path):
     with pytest.raises(ValueError, match="recipe.iterations was 64000, now 5.*move that folder away"), other.locked():
         pass
     assert yaml.safe_load((folder.path / "config.yaml").read_text()) == CONFIG
+
+
+@pytest.mark.parametrize("value", [0, False, None])
+def test_a_key_that_came_after_a_run_is_off_in_it(tmp_path, value):
+    RunFolder(tmp_path, CONFIG).plan()
+    RunFolder(tmp_path, changed(recipe__later=value)).refuse_another_config()
+    with pytest.raises(ValueError, match="recipe.later was None, now 200"):
+        RunFolder(tmp_path, changed(recipe__later=200)).refuse_another_config()
+    assert differences({"recipe.later": 200}, {"recipe.later": value}) == f"recipe.later was 200, now {value}"
 
 
 def test_rows_are_logged_and_forgotten(tmp_path):

@@ -40,17 +40,19 @@ def test_a_net_gets_its_own_batch_norm_back():
     assert type(sync.revert(net)[1]) is nn.BatchNorm2d
 
 
-def test_in_one_process_it_is_batch_norm(tmp_path):
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_in_one_process_it_is_batch_norm(tmp_path, momentum):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         torch.manual_seed(0)
-        own, reference = SyncedBatchNorm(4), nn.BatchNorm2d(4)
+        own, reference = (kind(4, momentum=momentum) for kind in (SyncedBatchNorm, nn.BatchNorm2d))
         for norm in (own, reference):
             nn.init.constant_(norm.weight, 1.5)
             nn.init.constant_(norm.bias, 0.5)
         x = torch.randn(8, 4, 5, 5) * 3 + 1
         gradients = []
         for norm in (own, reference):
+            norm(x + 2)  # averages are over two batches then
             given = x.clone().requires_grad_()
             F.mse_loss(norm(given), torch.ones_like(x)).backward()
             gradients.append(given.grad)

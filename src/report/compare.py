@@ -24,21 +24,31 @@ IMAGENET_IMAGES = 1281167
 
 
 def alike(config: Config, but: str) -> str:
-    """A name that two configs share if they say the same run but for keys that match `but`; it begins with a letter."""
-    same = {key: value for key, value in sorted(identity(config).items()) if not re.fullmatch(but, key)}
+    """A name that two configs share if they say the same run but for keys that match `but`; it begins with a letter.
+
+    Keys that a config does not have are taken as `usual` has them.
+    """
+    whole = identity(usual(config) | flatten(config))
+    same = {key: value for key, value in sorted(whole.items()) if not re.fullmatch(but, key)}
     return "c" + hashlib.sha256(json.dumps(same, default=str).encode()).hexdigest()[:11]
 
 
 def unusual(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
-    """The keys in which a run differs from the config files that it chose (or `choices`): its value, and theirs.
+    """The keys in which a run differs from the config files that it chose (or `choices`): its value, and theirs."""
+    theirs = usual(config, **choices)
+    found = {key: value for key, value in identity(config).items() if key in theirs and not re.fullmatch(DEPTH, key)}
+    return {key: (value, theirs[key]) for key, value in found.items() if value != theirs[key]}
+
+
+def usual(config: Config, **choices: str) -> Config:
+    """The flat keys of the config files that a run chose (or `choices`).
 
     Keys that the run's config does not have came later, with what it did as their default.
     """
-    usual: dict[str, Any] = {"trainer.precision": "32-true"}
+    found: Config = {"trainer.precision": "32-true"}
     for group in ("model", "data", "recipe"):
-        usual |= _config_file(group, choices.get(group, config["choices"][group]))
-    found = {key: value for key, value in identity(config).items() if key in usual and not re.fullmatch(DEPTH, key)}
-    return {key: (value, usual[key]) for key, value in found.items() if value != usual[key]}
+        found |= _config_file(group, choices.get(group, config["choices"][group]))
+    return found
 
 
 def _config_file(group: str, name: str) -> Config:

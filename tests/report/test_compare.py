@@ -22,6 +22,15 @@ def test_only_what_may_differ_leaves_runs_alike():
     assert alike(base, NET) != alike(make_config("resnet", 56, recipe__iterations=2000), NET)
 
 
+def test_a_key_that_came_after_a_run_is_at_its_default_in_it():
+    before = make_config()
+    assert "norm_batches" not in before["recipe"]
+    assert alike(before, SEED) == alike(make_config(recipe__norm_batches=0), SEED)
+    assert alike(before, SEED) != alike(make_config(recipe__norm_batches=200), SEED)
+    assert (departures(before), variants([before])) == ("", [""])
+    assert departures(make_config(recipe__norm_batches=200)) == "norm_batches 200, not 0"
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [

@@ -1,0 +1,157 @@
+import pytest
+import torch
+from conftest import Killed
+from data.photos_on_disk import make_folders
+from hydra.utils import instantiate
+from test_synced import call
+from test_train import assert_same_run, weights
+from torch import nn
+
+from src import norm, train
+from src.evaluate import evaluate
+from src.record import Record
+from src.weights import load_weights, read_weights
+
+AVERAGED = ("running_mean", "running_var")
+
+
+def by_hand(folder, iterations, world=1):
+    """A run's averages over training batches with its final weights, float64: from the inputs of each batch norm."""
+    config = folder.config
+    net = instantiate(config["model"], _convert_="all").to(memory_format=torch.channels_last)
+    load_weights(net, read_weights(folder.last_checkpoint))
+    recipe = config["recipe"]
+    data = instantiate(config["data"], seed=0, batch_size=recipe["batch_size"], iterations=recipe["iterations"])
+    data.prepare_data()
+    data.setup()
+    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    seen = {}
+
+    def look(name, given):
+        values = given[0].double().movedim(1, 0).flatten(1)
+        seen.setdefault(name, []).append(torch.stack([values.mean(1), values.var(1, correction=1)]))
+
+    for name, module in net.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_pre_hook(lambda _, given, name=name: look(name, given))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=config["trainer"]["precision"] == "bf16-mixed"):
+        for i in iterations:
+            for share in batches[i][0].chunk(world):
+                net.train()(share)
+    averages = {name: torch.stack(of).mean(0) for name, of in seen.items()}
+    return {f"{name}.{of}": both[i] for name, both in averages.items() for i, of in enumerate(AVERAGED)}
+
+
+def averages(folder):
+    return {key: value for key, value in read_weights(folder.last_checkpoint).items() if key.endswith(AVERAGED)}
+
+
+def assert_averages(found, expected, **tolerance):
+    assert len(found) > 10 and found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key].double(), value, **tolerance)
+
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+@pytest.mark.parametrize(("batches", "iterations"), [(3, range(5, 8)), (200, range(8))])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_averages_are_over_the_last_batches_with_the_final_weights(tiny, precision, batches, iterations):
+    folder = tiny(f"recipe.norm_batches={batches}", f"trainer.precision={precision}")
+    assert_averages(averages(folder), by_hand(folder, iterations), **CLOSE)
+    for others in (range(4, 8), range(4, 7)):
+        with pytest.raises(AssertionError):
+            assert_averages(averages(folder), by_hand(folder, others), **CLOSE)
+
+
+def test_nothing_but_the_averages_and_what_is_tested_with_them_changes(tiny, tmp_path, monkeypatch):
+    momenta = []
+
+    def look(self, trainer, module):
+        momenta.extend(of.momentum for of in module.net.modules() if isinstance(of, nn.BatchNorm2d))
+
+    monkeypatch.setattr(Record, "on_train_end", look)
+    moving, strict = (tiny(f"recipe.norm_batches={n}", f"runs={tmp_path}/{n}") for n in (0, 3))
+    *rows, last = moving.rows()
+    *strict_rows, strict_last = strict.rows()
+    tested = {key for key in last if key.startswith("test/")}
+    assert strict_rows == rows and {key for key in last if last[key] != strict_last[key]} <= tested
+    assert last["test/loss"] != strict_last["test/loss"]
+    gradients = [[line.split(",")[:3] for line in f.layers.read_text().splitlines()] for f in (moving, strict)]
+    assert gradients[0] == gradients[1]
+    one, other = weights(moving), weights(strict)
+    for key, value in one["state_dict"].items():
+        assert torch.equal(value, other["state_dict"][key]) != ("running" in key or "num_batches" in key), key
+    assert one["training"] == other["training"]
+    for key, state in one["optimizer_states"][0]["state"].items():
+        assert torch.equal(state["momentum_buffer"], other["optimizer_states"][0]["state"][key]["momentum_buffer"])
+    assert len(momenta) == 14 and {*momenta} == {0.1}
+
+    config = strict.config | {"weights": strict.last_checkpoint}
+    mistakes, _, images = evaluate([config], {"accelerator": "cpu", "precision": "32-true"}, "center", "it")
+    assert 100 * mistakes / images == strict.summary["test_error"] == strict_last["test/error"]
+
+
+@pytest.mark.trust("kill", "a run killed while batch norm's averages are taken, and before and after")
+@pytest.mark.parametrize("step", ["eager", "compile"])
+def test_a_run_killed_around_the_averages_goes_on_to_the_same_bits(tiny, monkeypatch, tmp_path, step, record_property):
+    """With the step in one piece, too, but without the compiler."""
+    monkeypatch.setattr("src.models.residual.ResidualNet.compile", lambda net: None)
+    whole = tiny("recipe.norm_batches=4", f"runs={tmp_path}/whole")
+    last_batches = norm._last_batches
+
+    def killed_in_the_midst(*args):
+        for i, batch in enumerate(last_batches(*args)):
+            if i == 2:
+                raise Killed
+            yield batch
+
+    def killed_at(hook):
+        original = getattr(Record, hook)
+
+        def killed(self, trainer, *args):
+            if trainer.global_step == 8:
+                raise Killed
+            original(self, trainer, *args)
+
+        return Record, hook, killed
+
+    places = [(norm, "_last_batches", killed_in_the_midst)]
+    places += map(killed_at, ["on_train_batch_end", "on_validation_start", "_save", "on_train_end"])
+    record_property("tried", len(places))
+    for owner, name, stop in places:
+        overrides = ("recipe.norm_batches=4", f"step={step}", f"runs={tmp_path}/{step}-{name}")
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(owner, name, stop)
+            tiny(*overrides)
+        assert_same_run(whole, tiny(*overrides))
+
+
+def test_two_processes_average_over_the_shares_of_both(find):
+    overrides = ["n=1", "recipe.iterations=3", "recipe.norm_batches=2", "recipe.eval_every=2", "trainer.devices=2"]
+    overrides += ["trainer.accelerator=cpu", "trainer.precision=32-true"]
+    folder = find(*overrides)
+    call(f"runs={folder.path.parents[1]}", *overrides)
+    assert_averages(averages(folder), by_hand(folder, range(1, 3), world=2), **CLOSE)
+    with pytest.raises(AssertionError):
+        assert_averages(averages(folder), by_hand(folder, range(1, 3)), **CLOSE)
+
+
+def test_photos_are_made_by_workers_and_normalized_as_in_training(tiny, tmp_path):
+    where = ["data=imagenet", f"data.root={make_folders(tmp_path / 'photos')}", "data.num_workers=1"]
+    folder = tiny(*where, "recipe.batch_size=4", "recipe.iterations=2", "recipe.eval_every=2")
+    assert folder.config["recipe"]["norm_batches"] == 200  # as its recipe has it
+    assert_averages(averages(folder), by_hand(folder, range(2)), **CLOSE)
+
+
+def test_a_net_without_batch_norm_costs_no_pass_over_the_data():
+    no_trainer = None
+    norm.average_statistics(no_trainer, nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), 200)
+
+
+def test_a_negative_number_of_batches_is_refused_before_a_folder_is_made(find):
+    folder = find("recipe.norm_batches=-1")
+    with pytest.raises(ValueError, match="recipe.norm_batches=-1 must be at least 0"):
+        train.run(folder)
+    assert not folder.path.exists()
