@@ -3,9 +3,16 @@ import sys
 import pytest
 import torch
 import torchvision
+from conftest import compose_run
+from hydra.utils import instantiate
+from torch import nn
+from torch.nn import functional as F
 
+from src.data.imagenet import MEAN, STD
+from src.data.photo import resize
 from src.export import write_safetensors
-from src.models.residual import resnet, resnet_imagenet
+from src.models.residual import resnet
+from src.protocols import PROTOCOLS, Normalized
 from src.weights import load_weights, read_weights
 
 
@@ -39,14 +46,79 @@ def test_state_dicts_are_found_however_they_are_wrapped(net, tmp_path, wrap):
     assert same(other, net.state_dict())
 
 
-def test_torchvisions_file_gives_torchvisions_outputs(tmp_path):
-    theirs = torchvision.models.resnet18().eval()
-    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
-    ours = resnet_imagenet(18, "B", False, 1, 64, [False] * 4, False, 1000, "fan_out").eval()
-    load_weights(ours, read_weights(tmp_path / "resnet18.pth"))
-    images = torch.randn(1, 3, 224, 224)
-    with torch.no_grad():
-        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-5)
+TORCHVISIONS = "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d".split()
+TORCHVISIONS += "wide_resnet50_2 wide_resnet101_2".split()
+TORCHVISIONS += [f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn")]
+
+
+def drawn(name):
+    """One of torchvision's nets with all weights and statistics at random."""
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        net = torchvision.models.get_model(name)
+    net = net.to_empty(device="cpu").eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked.zero_()
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.running_var, *((0.5, 1.5) if "vgg" in name else (1, 3)))  # branches add up
+            nn.init.normal_(module.running_mean, std=0.1)
+        elif isinstance(module, nn.Conv2d | nn.Linear):
+            nn.init.normal_(module.weight, std=(2 / module.weight[0].numel()) ** 0.5)
+        if getattr(module, "bias", None) is not None:
+            nn.init.normal_(module.bias, std=0.1)
+    return net
+
+
+def densely(net, images):
+    """The scores of a torchvision VGG net with its fc layers turned into convolutions and their map averaged.
+
+    (torchvision itself pools the last map of larger images to 7x7.)
+    """
+    first, second, third = (net.classifier[i] for i in (0, 3, 6))
+    x = net.features(images)
+    x = F.relu(F.conv2d(x, first.weight.view(-1, x.shape[1], 7, 7), first.bias))
+    x = F.relu(F.conv2d(x, second.weight[:, :, None, None], second.bias))
+    return F.conv2d(x, third.weight[:, :, None, None], third.bias).mean((2, 3))
+
+
+def all_torchvisions():
+    """Each net at 224x224; at all sizes one of each kind, the rest if slow tests are asked for."""
+    for name in TORCHVISIONS:
+        yield name, ("center", "10crop")
+        marks = [] if name in ("resnet18", "vgg11_bn") else pytest.mark.slow
+        yield pytest.param(name, ("multiscale",), marks=marks)
+
+
+@pytest.mark.parametrize(("name", "protocols"), all_torchvisions())
+@torch.no_grad()
+def test_torchvisions_files_give_torchvisions_outputs_at_each_protocols_sizes(name, protocols, tmp_path):
+    theirs, path = drawn(name), tmp_path / "weights.pth"
+    torch.save(theirs.state_dict(), path)
+    choices = [] if "vgg" in name else ["model.shortcut=B", "model.stride_in_1x1=false"]
+    with torch.device("meta"):
+        ours = instantiate(compose_run(f"model={name}", *choices).model, _convert_="all")
+    ours = ours.to_empty(device="cpu").eval()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    load_weights(ours, read_weights(path))
+    path.unlink()
+
+    photo = resize(torch.randint(0, 256, (3, 6, 5), dtype=torch.uint8), 330, 300)
+    mean, std = torch.tensor(MEAN), torch.tensor(STD)
+    views = [view[:1] for protocol in protocols for view in PROTOCOLS[protocol].views(photo)]
+    whole = [(246, 224), (281, 256), (422, 384), (528, 480), (704, 640)]
+    assert [tuple(view.shape[2:]) for view in views] == (whole if protocols == ("multiscale",) else [(224, 224)] * 2)
+    scores = []
+    for view in views:
+        images = (view / 255 - mean[:, None, None]) / std[:, None, None]
+        dense = "vgg" in name and view.shape[2:] != (224, 224)
+        expected = densely(theirs, images) if dense else theirs(images)
+        found = Normalized(ours, 255 * mean, 255 * std)(view.permute(0, 2, 3, 1))
+        deviation = expected.std().item()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * deviation)
+        assert 0.1 < deviation < 1000
+        assert all((expected - other).std() > 0.01 * deviation for other in scores)  # they are of what is seen
+        scores.append(expected)
 
 
 def test_old_weights_that_do_not_count_batches_are_taken(net):
