@@ -138,6 +138,12 @@ def test_two_processes_average_over_the_shares_of_both(find):
         assert_averages(averages(folder), by_hand(folder, range(1, 3)), **CLOSE)
 
 
+@pytest.mark.gpu
+def test_a_step_in_one_graph_leaves_the_averages_where_it_reads_them(tiny):
+    folder = tiny("recipe.norm_batches=3", "step=graph")
+    assert_averages(averages(folder), by_hand(folder, range(5, 8)), rtol=1e-2, atol=1e-3)
+
+
 def test_photos_are_made_by_workers_and_normalized_as_in_training(tiny, tmp_path):
     where = ["data=imagenet", f"data.root={make_folders(tmp_path / 'photos')}", "data.num_workers=1"]
     folder = tiny(*where, "recipe.batch_size=4", "recipe.iterations=2", "recipe.eval_every=2")
