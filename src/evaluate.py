@@ -133,7 +133,7 @@ def load(nets: list[dict[str, Any]]) -> tuple[list["Normalized"], "LightningData
             modules[key] = data = instantiate(config["data"], seed=config["seed"], _convert_="all")
             data.prepare_data()
             data.setup()
-        members.append(Normalized(net, modules[key].mean, modules[key].std))
+        members.append(Normalized(net, modules[key].mean, modules[key].std, config["data"].get("bgr", False)))
         first = next(iter(modules.values()))
         if not np.array_equal(labels_of(modules[key]), labels_of(first)):
             raise ValueError(f"{config['name']} is of other data: an ensemble must have one and the same test images")

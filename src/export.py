@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m src.export",
         description="Writes the final weights of a finished run, layers named as in torchvision. With them goes what "
-        "the net expects: RGB images [N, 3, H, W] of 0 to 255, less `mean`, divided by `std`.",
+        "the net expects: images [N, 3, H, W] of 0 to 255, `channels` in this order, less `mean`, divided by `std`.",
     )
     parser.add_argument("run", type=Path, help="a run folder")
     parser.add_argument(
@@ -72,12 +72,16 @@ def read_run(folder: RunFolder) -> tuple["nn.Module", tuple[int, int, int], Meta
     data = instantiate(config["data"], seed=config["seed"], _convert_="all")
     data.prepare_data()
     data.setup()
+    mean = channels_first(data.mean, data.image_shape)
+    std = [1.0] * 3 if data.std is None else channels_first(data.std, data.image_shape)
+    bgr = config["data"].get("bgr", False)
     metadata = {
         "net": config["choices"]["model"],
         "model": config["model"],
         "data": config["choices"]["data"],
-        "mean": channels_first(data.mean, data.image_shape),
-        "std": [1.0] * 3 if data.std is None else channels_first(data.std, data.image_shape),
+        "channels": "BGR" if bgr else "RGB",
+        "mean": mean[::-1] if bgr else mean,
+        "std": std[::-1] if bgr else std,
     }
     return net, data.image_shape, metadata
 

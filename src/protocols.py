@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from src.data import images
 from src.data.augment import normalize
-from src.data.imagenet import ImageNet, TestBatches
+from src.data.imagenet import ImageNet
 from src.data.images import ImagesInMemory, nchw
 from src.data.photo import SIZE, center, resize, scaled
-from src.data.photos import Made, Photos
+from src.data.photos import Made, Photos, TestBatches
 from src.data.stream import Batch
 
 SHORTER = 256  # side of the photo that crops are of
@@ -124,12 +124,15 @@ def labels_of(data: ImageNet | ImagesInMemory) -> np.ndarray:
 
 
 class Normalized(nn.Module):
-    """A net that takes pixels, uint8 [N, H, W, 3], normalized as those it was trained on."""
+    """A net that takes pixels, uint8 [N, H, W, 3], normalized as those it was trained on.
 
-    def __init__(self, net: nn.Module, mean: Tensor, std: Tensor | None) -> None:
+    `mean` and `std` are in the order R, G, B, as the pixels are; with `bgr` the net takes B, G, R.
+    """
+
+    def __init__(self, net: nn.Module, mean: Tensor, std: Tensor | None, bgr: bool = False) -> None:
         super().__init__()
         # No buffers: a net in half precision does not halve its mean.
-        self.net, self.mean, self.std = net, mean, std
+        self.net, self.mean, self.std, self.bgr = net, mean, std, bgr
 
     def forward(self, pixels: Tensor) -> Tensor:
         self.mean = self.mean.to(pixels.device)
@@ -139,7 +142,8 @@ class Normalized(nn.Module):
             # The mean image is of 224x224 crops, at whatever place; photos of other sizes get its mean per channel.
             mean, std = (None if of is None else of.reshape(-1, 3).mean(0) for of in (mean, std))
         weights = next(self.net.parameters(), mean)
-        return self.net(nchw(normalize(pixels, mean, std)).to(weights.dtype))
+        images = normalize(pixels, mean, std)
+        return self.net(nchw(images.flip(-1) if self.bgr else images).to(weights.dtype))
 
 
 class Ensemble(nn.Module):

@@ -1,6 +1,7 @@
 """Reads weights, those of our own checkpoints and those from elsewhere, and never runs what a file may hold."""
 
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -36,7 +37,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Puts a state dict into a net. Raises ValueError, naming the first keys that differ, if it is of another."""
+    """Puts a state dict into a net. Raises ValueError, naming the first keys that differ, if it is of another.
+
+    Biases of convolutions that the net has none for, batch norm taking them away again, are taken in.
+    """
+    state = without_biases(net, state)
     own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
     # Weights saved before PyTorch 0.4.1 do not count batches; with a fixed momentum nothing depends on it.
@@ -45,3 +50,17 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
         first = ", ".join(f"{k}: {given.get(k, 'none')} given, {own.get(k, 'none')} in the net" for k in differ[:3])
         raise ValueError(f"these are weights of another net: {len(differ)} keys differ, first {first}")
     net.load_state_dict(state, strict=False)
+
+
+def without_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict with each such bias subtracted from the running mean of the batch norm that follows.
+
+    When testing that is the same, exactly.
+    """
+    state = dict(state)
+    for (name, layer), (norm_name, norm) in pairwise(net.named_modules()):
+        bias, mean = f"{name}.bias", f"{norm_name}.running_mean"
+        follows = isinstance(layer, nn.Conv2d) and layer.bias is None and isinstance(norm, nn.BatchNorm2d)
+        if follows and {bias, mean} <= state.keys() and state[bias].shape == state[mean].shape:
+            state[mean] = state[mean] - state.pop(bias)
+    return state

@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from test_command_line import call
 from test_protocols import reader, reference
+from torch import nn
 
 from src import train
 from src.command_line import CONF
@@ -139,6 +142,36 @@ def test_a_protocol_that_cannot_be_is_refused_before_anything_is_trained(find):
     with pytest.raises(ValueError, match="protocol=multiscale is for photos"):
         train.run(folder)
     assert not folder.path.exists()
+
+
+class Looking(nn.Module):
+    """Keeps what it and others of its kind are given."""
+
+    seen: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self):
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(3))
+
+    def forward(self, x):
+        self.seen.append(x)
+        return self.scores.expand(len(x), -1)
+
+
+def test_each_net_of_an_ensemble_gets_its_channels_in_its_own_order(tmp_path, monkeypatch):
+    root, weights = make_folders(tmp_path), tmp_path / "weights.pt"
+    torch.save(Looking().state_dict(), weights)
+    monkeypatch.setattr(Looking, "seen", [])
+    data = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "imagenet.yaml"))
+    data |= {"root": str(root), "normalization": "channel", "num_workers": 0}
+    del data["mean"]  # as runs from before it was a key
+    nets = [
+        {"model": {"_target_": "test_evaluate.Looking"}, "data": of, "seed": 0, "weights": weights, "name": "it"}
+        for of in ({key: value for key, value in data.items() if key != "bgr"}, data | {"bgr": True})
+    ]
+    evaluate(nets, CPU, "center", "it")
+    rgb, bgr = Looking.seen
+    assert torch.equal(rgb, bgr.flip(1)) and not torch.allclose(rgb, bgr)
 
 
 def test_protocols_that_cannot_be_are_refused(tiny):

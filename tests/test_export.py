@@ -10,6 +10,7 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT
+from data.photos_on_disk import make_folders
 from hydra.utils import instantiate
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -109,6 +110,20 @@ def test_the_deviation_of_normalized_channels_goes_along(make_run, tmp_path):
     data.setup()
     assert len(metadata["std"]) == 3
     assert (metadata["mean"], metadata["std"]) == (data.mean.tolist(), data.std.tolist())
+
+
+def test_channels_in_the_order_of_the_authors_nets_are_told(make_run, tmp_path):
+    photos, mean = make_folders(tmp_path / "photos"), np.random.default_rng(0).uniform(0, 255, (224, 224, 3))
+    np.save(tmp_path / "mean.npy", mean)
+    found = []
+    for bgr in ("true", "false"):
+        where = (f"data.root={photos}", f"data.mean={tmp_path}/mean.npy", f"data.bgr={bgr}")
+        folder, _ = make_run("model=resnet", "n=1", "data=imagenet", *where)
+        export(folder.path, tmp_path / "net.pt")
+        found.append(json.loads((tmp_path / "net.json").read_text()))
+    assert [one["channels"] for one in found] == ["BGR", "RGB"]
+    for one in found:  # as the file has it, in the order of the net's channels
+        np.testing.assert_allclose(np.moveaxis(one["mean"], 0, -1), mean, rtol=1e-6)
 
 
 def test_a_mean_is_written_for_each_channel_or_for_each_pixel():

@@ -65,10 +65,10 @@ class Alone:
     strategy = type("Strategy", (), {"root_device": torch.device("cpu")})
 
 
-def photos(root, normalization):
+def photos(root, normalization, bgr=False):
     options = OmegaConf.to_container(OmegaConf.load(CONF / "data" / "imagenet.yaml"))
     del options["_target_"]
-    data = ImageNet(**options | {"root": root, "normalization": normalization, "num_workers": 0, "seed": 0})
+    data = ImageNet(**options | {"root": root, "normalization": normalization, "num_workers": 0, "seed": 0, "bgr": bgr})
     data.prepare_data()
     data.setup()
     return data
@@ -145,6 +145,19 @@ class Said(nn.Module):
 
     def forward(self, x):
         return self.scores.expand(len(x), -1)
+
+
+@pytest.mark.parametrize("normalization", ["pixel", "channel"])
+@pytest.mark.parametrize("bgr", [False, True])
+def test_testing_gives_a_net_the_numbers_that_training_does(root, normalization, bgr):
+    data = photos(root, normalization, bgr=bgr)
+    images, labels = next(iter(data.test_dataloader()))
+    trained = data.on_after_batch_transfer((images, labels), 0)[0]
+    assert torch.equal(Normalized(nn.Identity(), data.mean, data.std, data.bgr)(images), trained)
+    larger = images.repeat(1, 1, 2, 1)  # no mean image fits
+    found = Normalized(nn.Identity(), data.mean, data.std, data.bgr)(larger)
+    other = Normalized(nn.Identity(), data.mean, data.std, not data.bgr)(larger)
+    torch.testing.assert_close(found, other.flip(1))
 
 
 def test_the_mean_image_is_for_its_own_size_and_its_channel_means_for_others():

@@ -1,15 +1,21 @@
+import re
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
 from conftest import compose_run
+from data.photos_on_disk import make_folders
+from hydra import compose
 from hydra.utils import instantiate
 from torch import nn
 from torch.nn import functional as F
 
+from src.command_line import CONF
 from src.data.imagenet import MEAN, STD
-from src.data.photo import resize
+from src.data.photo import center, decode, resize
 from src.export import write_safetensors
 from src.models.residual import resnet
 from src.protocols import PROTOCOLS, Normalized
@@ -188,3 +194,82 @@ def test_without_the_package_a_line_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ValueError, match="needs safetensors, which uv pip install .*--group export brings"):
         read_weights(tmp_path / "net.safetensors")
+
+
+def test_biases_that_batch_norm_takes_away_are_taken_in(net):
+    theirs = drawn("resnet18")
+    theirs.conv1 = biased(theirs.conv1)
+    theirs.layer2[0].downsample[0] = biased(theirs.layer2[0].downsample[0])
+    state = theirs.state_dict()
+    kept = {key: value.clone() for key, value in state.items()}
+    ours = instantiate(compose_run("model=resnet18", "model.shortcut=B").model, _convert_="all").eval()
+    load_weights(ours, state)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(images), theirs(images), rtol=1e-5, atol=1e-5)
+    assert state.keys() == kept.keys() and all(torch.equal(state[key], kept[key]) for key in kept)
+    for more, of_another in (("conv1.bias", torch.zeros(3)), ("layer1.0.conv3.bias", torch.zeros(64))):
+        with pytest.raises(ValueError, match=f"1 keys differ, first {more}"):
+            load_weights(ours, {**ours.state_dict(), more: of_another})
+
+
+def biased(conv):
+    with torch.no_grad():
+        other = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding)
+        other.weight.copy_(conv.weight)
+        nn.init.normal_(other.bias)
+    return other
+
+
+def authors_net(state, x):
+    """The released ResNet-50 (its prototxt) on [N, 3, H, W] of B, G, R less the mean: scores [N, 1000]."""
+
+    def layer(x, conv, norm, stride=1, padding=0):
+        x = F.conv2d(x, state[f"{conv}.weight"], state.get(f"{conv}.bias"), stride, padding)
+        scale, shift, mean, var = (state[f"{norm}.{of}"] for of in ("weight", "bias", "running_mean", "running_var"))
+        x = (x - mean[:, None, None]) / (var + 1e-5).sqrt()[:, None, None]
+        return x * scale[:, None, None] + shift[:, None, None]
+
+    x = layer(x, "conv1", "bn1", 2, 3).relu()
+    # Windows from the first pixel on; the last, where it reaches over the edge, sees minus infinity there.
+    x = F.max_pool2d(F.pad(x, (0, (x.shape[3] + 1) % 2, 0, (x.shape[2] + 1) % 2), value=-torch.inf), 3, 2)
+    for stage, blocks in enumerate((3, 4, 6, 3), start=1):
+        for i in range(blocks):
+            name, stride = f"layer{stage}.{i}", 2 if stage > 1 and i == 0 else 1
+            y = layer(x, f"{name}.conv1", f"{name}.bn1", stride).relu()
+            y = layer(y, f"{name}.conv2", f"{name}.bn2", 1, 1).relu()
+            y = layer(y, f"{name}.conv3", f"{name}.bn3")
+            x = (layer(x, f"{name}.downsample.0", f"{name}.downsample.1", stride) if i == 0 else x) + y
+            x = x.relu()
+    return F.linear(x.flatten(2).mean(2), state["fc.weight"], state["fc.bias"])
+
+
+@torch.no_grad()
+def test_the_authors_released_net_is_described_by_config(tmp_path):
+    """By the command of conf/model/resnet50.yaml, up to the scores: pooling, stride, a bias, order and mean."""
+    root, path = make_folders(tmp_path / "photos", train=1, val=1), tmp_path / "mean.npy"
+    state = drawn("resnet50").state_dict() | {"conv1.bias": torch.randn(64)}
+    torch.save(state, tmp_path / "resnet50.pt")
+    mean = np.random.default_rng(0).uniform(90, 130, (224, 224, 3)).astype(np.float32)
+    np.save(path, mean)
+    text = (CONF / "model" / "resnet50.yaml").read_text()
+    command = re.findall(r"[\w.]+=[\w.]+", " ".join(line for line in text.splitlines() if line.startswith("#")))
+    assert len(command) == 6
+    values = {"data.mean": path, "weights": tmp_path / "resnet50.pt"}
+    command = [f"{key}={values.get(key, value)}" for key, value in (part.split("=") for part in command)]
+    config = compose("evaluate", [*command, f"data.root={root}", "data.num_workers=0"])
+    net = instantiate(config.model, _convert_="all").eval()
+    load_weights(net, read_weights(Path(config.weights)))
+    data = instantiate(config.data, seed=0, _convert_="all")
+    data.prepare_data()
+    data.setup()
+
+    photos = torch.stack([decode(np.fromfile(file, np.uint8)) for file in sorted(root.glob("val/*/*"))[-1:]])
+    for photo, crop in ((center(photos[0]), True), (photos[0, :, :300, :271], False)):
+        pixels = photo[None].permute(0, 2, 3, 1)
+        less = mean if crop else mean.mean((0, 1))
+        expected = authors_net(state, torch.from_numpy(pixels.numpy()[..., ::-1] - less).permute(0, 3, 1, 2))
+        found = Normalized(net, data.mean, data.std, data.bgr)(pixels)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5 * expected.std().item())
+        images, _ = data.on_after_batch_transfer((pixels, None), 0) if crop else (None, None)
+        assert not crop or torch.equal(net(images), found)

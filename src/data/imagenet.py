@@ -22,7 +22,7 @@ from src.data.augment import normalize
 from src.data.folder import Files, read_folders
 from src.data.images import nchw
 from src.data.photo import SIZE, RandomArea, RandomScale
-from src.data.photos import Augmented, Made, Photos
+from src.data.photos import Augmented, Made, Photos, TestBatches, TrainBatches, read_mean
 from src.data.shards import Shards, read_shards
 from src.data.stream import Batch, Stream, hold_out, refuse_too_few, refuse_uneven
 from src.data.workers import made_ahead
@@ -36,7 +36,6 @@ CHOICES = {
     "normalization": ("pixel", "channel_mean", "channel"),
     "on_bad": ("stop", "skip"),
 }
-Read = Callable[[Callable[[Any], Made], Sequence[Any]], Iterator[tuple[Tensor, ...]]]
 
 
 class ImageNet(LightningDataModule):
@@ -49,6 +48,8 @@ class ImageNet(LightningDataModule):
         colour: deviation of the alphas of AlexNet's colour noise, 0.1 in the paper; 0 for none.
         normalization: "pixel" subtracts the mean image; "channel_mean" the well-known mean of each channel;
             "channel" also divides by its deviation.
+        mean: a .npy file with a mean image [224, 224, 3] in 0 .. 255 to use with "pixel", None for that of the photos.
+        bgr: give the net its channels in the order B, G, R; those in the file `mean` are in the order of the net's.
         on_bad: what to do with a photo that cannot be decoded: "stop" the run, or "skip" it and say so.
         num_workers: processes that read photos for each device; None shares the cores out among the devices.
         seed, batch_size, iterations: of the training stream; testing needs the seed alone.
@@ -69,6 +70,8 @@ class ImageNet(LightningDataModule):
         seed: int,
         batch_size: int | None = None,
         iterations: int | None = None,
+        mean: str | None = None,
+        bgr: bool = False,
     ) -> None:
         super().__init__()
         for key, value in {"crop": crop, "normalization": normalization, "on_bad": on_bad}.items():
@@ -76,7 +79,10 @@ class ImageNet(LightningDataModule):
                 raise ValueError(f"data.{key}={value} is not one of {', '.join(CHOICES[key])}")
         if len(scales) != 2 or not SIZE <= scales[0] <= scales[1]:
             raise ValueError(f"data.scales={scales} must be [smallest, largest], from {SIZE} up")
+        if mean is not None and normalization != "pixel":
+            raise ValueError(f"data.mean={mean} is a mean image, which data.normalization={normalization} does not use")
         self.root, self.val_images, self.colour = Path(root), val_images, colour
+        self.given_mean, self.bgr = mean, bgr
         self.crop = RandomScale(*scales) if crop == "scale" else RandomArea()
         self.normalization, self.skip, self.num_workers = normalization, on_bad == "skip", num_workers
         self.seed, self.batch_size, self.iterations = seed, batch_size, iterations
@@ -84,8 +90,8 @@ class ImageNet(LightningDataModule):
         self.skipped: set[str] = set()  # a line for each photo
 
     def prepare_data(self) -> None:
-        """Computes the mean image, if it is wanted and not kept below `root` yet."""
-        if self.normalization == "pixel" and not self.mean_path.exists():
+        """Computes the mean image, if it is wanted and neither given nor kept below `root` yet."""
+        if self.normalization == "pixel" and self.given_mean is None and not self.mean_path.exists():
             self._keep_mean()
 
     @cached_property
@@ -118,7 +124,8 @@ class ImageNet(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Splits the photos, once.
 
-        Raises ValueError if the validation set takes them all, or the batch does not divide among the devices.
+        Raises ValueError if the validation set takes them all, the batch does not divide among the devices, or the
+        mean that was given is none, FileNotFoundError if it is not there.
         """
         if self.photos:
             return
@@ -126,7 +133,10 @@ class ImageNet(LightningDataModule):
         train, test = self.sources
         trained, validated = hold_out(len(train.labels), self.val_images, self.seed)
         self.train_images = len(trained)
-        if self.normalization == "pixel":
+        if self.given_mean is not None:
+            self.mean = read_mean(Path(self.given_mean))
+            self.mean = self.mean.flip(-1) if self.bgr else self.mean
+        elif self.normalization == "pixel":
             self.mean = torch.from_numpy(np.load(self.mean_path))
         else:
             self.mean = 255 * torch.tensor(MEAN).repeat(SIZE, 1)  # a row of pixels: a CPU is slow at three numbers
@@ -165,7 +175,7 @@ class ImageNet(LightningDataModule):
         for shift in shifts:
             rows = shift[:, None, None].repeat(1, 1, SIZE, 1)
             images += rows if self.std is None else rows / self.std
-        return nchw(images), labels
+        return nchw(images.flip(-1) if self.bgr else images), labels
 
     def _read(self, make: Callable[[Any], Made], items: Sequence[Any]) -> Iterator[tuple[Tensor, ...]]:
         """Batches made by worker processes, telling of each photo that is skipped, once."""
@@ -196,36 +206,6 @@ def fingerprint(train: Files | Shards, test: Files | Shards, mean: Tensor) -> st
         digest.update(b"\0".join(source.names.tolist()))
         digest.update(source.labels)
     return digest.hexdigest()
-
-
-class TrainBatches:
-    """The batches of a stream, made ahead of it; the state is the stream's."""
-
-    def __init__(self, stream: Stream, read: Read) -> None:
-        self.stream, self.read = stream, read
-        self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
-
-    def __len__(self) -> int:
-        return len(self.stream)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        iterations = range(self.stream.next, len(self.stream))
-        for iteration, batch in zip(iterations, self.read(self.stream.batch, iterations), strict=True):
-            self.stream.next = iteration + 1
-            yield batch
-
-
-class TestBatches:
-    """Photos for testing: each once over all processes, in order, not augmented."""
-
-    def __init__(self, make: Callable[[range], Made], items: list[range], read: Read) -> None:
-        self.make, self.items, self.read = make, items, read
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        return (batch for batch in self.read(self.make, self.items) if len(batch[0]))  # all of one may be skipped
 
 
 def main() -> None:

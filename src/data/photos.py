@@ -1,6 +1,8 @@
 """Batches of photos, as worker processes make them: uint8 [n, 224, 224, 3], to be normalized on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 from src.data.folder import Files
 from src.data.photo import SIZE, RandomArea, RandomScale, center, cut, decode
 from src.data.shards import Shards
-from src.data.stream import Batch
+from src.data.stream import Batch, Stream
 
 # Of the training photos' RGB in 0 .. 1, as fb.resnet.torch has them (the paper prints none); vectors are columns.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
@@ -17,6 +19,8 @@ EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836
 
 Photo = tuple[Tensor, int]  # and its label
 Made = tuple[tuple[Tensor, ...], list[str]]  # a batch, and a line for each photo that was skipped
+# Makes a batch of each item, in order.
+Read = Callable[[Callable[[Any], Made], Sequence[Any]], Iterator[tuple[Tensor, ...]]]
 
 
 class Photos:
@@ -84,8 +88,50 @@ def colour_shifts(rng: np.random.Generator, count: int, deviation: float) -> Ten
     return torch.from_numpy(255 * (alphas * EIGENVALUES) @ np.transpose(EIGENVECTORS)).float()
 
 
+def read_mean(path: Path) -> Tensor:
+    """A mean image, float32 [224, 224, 3]. Raises ValueError if the file holds anything else."""
+    with path.open("rb") as file:
+        try:
+            mean = np.lib.format.read_array(file).astype(np.float32)
+        except ValueError as error:
+            raise ValueError(f"data.mean={path} holds no numbers, as np.save writes them") from error
+    if mean.shape != (SIZE, SIZE, 3):
+        raise ValueError(f"data.mean={path} is of shape {list(mean.shape)}: a mean image is [{SIZE}, {SIZE}, 3]")
+    return torch.from_numpy(mean)
+
+
 def _stack(photos: list[Photo]) -> Batch:
     images = torch.empty((len(photos), SIZE, SIZE, 3), dtype=torch.uint8)
     for image, (photo, _) in zip(images, photos, strict=True):
         image.copy_(photo.permute(1, 2, 0))
     return images, torch.tensor([label for _, label in photos], dtype=torch.int64)
+
+
+class TrainBatches:
+    """The batches of a stream, made ahead of it; the state is the stream's."""
+
+    def __init__(self, stream: Stream, read: Read) -> None:
+        self.stream, self.read = stream, read
+        self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
+
+    def __len__(self) -> int:
+        return len(self.stream)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        iterations = range(self.stream.next, len(self.stream))
+        for iteration, batch in zip(iterations, self.read(self.stream.batch, iterations), strict=True):
+            self.stream.next = iteration + 1
+            yield batch
+
+
+class TestBatches:
+    """Photos for testing: each once over all processes, in order, not augmented."""
+
+    def __init__(self, make: Callable[[range], Made], items: list[range], read: Read) -> None:
+        self.make, self.items, self.read = make, items, read
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+        return (batch for batch in self.read(self.make, self.items) if len(batch[0]))  # all of one may be skipped

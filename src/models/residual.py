@@ -130,6 +130,7 @@ class ResidualNet(nn.Module):
     """Images [N, 3, H, W] to class scores [N, num_classes]: a stem, stages of blocks, average pooling, one fc.
 
     Every stage after the first halves the size. `block(in_channels, width, stride, dilation)` makes one block.
+    `caffe_pool` pools the stem's maps as Caffe does: with no padding, and a last window that may reach over the edge.
     `dilate` says for each stage whether to dilate its convolutions in place of its stride. With `recompute` set, the
     activations inside a block are not kept for the backward pass but computed again (see `recomputed`).
     """
@@ -145,12 +146,14 @@ class ResidualNet(nn.Module):
         init: str,
         imagenet_stem: bool = False,
         dilate: Sequence[bool] = (),
+        caffe_pool: bool = False,
     ) -> None:
         super().__init__()
         channels, dilation = widths[0], 1
         self.conv1 = conv(3, channels, 7, 2) if imagenet_stem else conv(3, channels, 3)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet_stem else nn.Identity()
+        pool = nn.MaxPool2d(3, 2, ceil_mode=True) if caffe_pool else nn.MaxPool2d(3, 2, 1)
+        self.maxpool = pool if imagenet_stem else nn.Identity()
         self.stages = [f"layer{i + 1}" for i in range(len(widths))]
         for i, name in enumerate(self.stages):
             stride, first_dilation = (1 if i == 0 else 2), dilation
@@ -242,6 +245,7 @@ def resnet_imagenet(
     zero_init_residual: bool,
     num_classes: int,
     init: str,
+    caffe_pool: bool = False,
 ) -> ResidualNet:
     """The residual net of 18, 34, 50, 101 or 152 layers for 224x224 images (Table 1), and its relatives.
 
@@ -251,6 +255,7 @@ def resnet_imagenet(
         groups, width_per_group: of the 3x3 layer of a bottleneck (ResNeXt, Wide ResNet).
         dilate: for each of the four stages, whether to dilate in place of striding.
         zero_init_residual: start with the last batch norm of each branch at zero, so each block is an identity.
+        caffe_pool: see `ResidualNet`.
 
     Raises ValueError for a depth or shortcut that is not there, or groups where no bottleneck is.
     """
@@ -268,7 +273,7 @@ def resnet_imagenet(
         )
     elif (groups, width_per_group) != (1, 64):
         raise ValueError(f"groups and width_per_group need bottleneck blocks; a {depth}-layer net has none")
-    net = ResidualNet(block, IMAGENET_WIDTHS, blocks, num_classes, init, True, dilate)
+    net = ResidualNet(block, IMAGENET_WIDTHS, blocks, num_classes, init, True, dilate, caffe_pool)
     if zero_init_residual:
         for module in net.modules():
             if isinstance(module, BasicBlock | Bottleneck):

@@ -208,6 +208,7 @@ def test_a_photo_that_vanished_is_named_also_by_a_worker(tmp_path):
         ({"crop": "random"}, "data.crop=random is not one of scale, area"),
         ({"normalization": "none"}, "data.normalization=none is not one of pixel, channel_mean, channel"),
         ({"on_bad": "ignore"}, "data.on_bad=ignore is not one of stop, skip"),
+        ({"mean": "a.npy"}, "data.mean=a.npy is a mean image, which data.normalization=channel_mean does not use"),
         ({"scales": [480, 256]}, r"data.scales=\[480, 256\] must be \[smallest, largest\], from 224 up"),
         ({"scales": [200, 256]}, r"data.scales=\[200, 256\] must be"),
         ({"root": "nowhere"}, "there is no folder .*/nowhere/train: name with data.root="),
@@ -236,9 +237,10 @@ def test_the_mean_image_is_of_the_centers_and_computed_once(root, capsys):
     path.unlink()
 
 
+@pytest.mark.parametrize("bgr", [False, True])
 @pytest.mark.parametrize("normalization", ["pixel", "channel_mean", "channel"])
-def test_a_batch_on_the_device_is_a_per_photo_sum_in_float64(root, normalization):
-    data = photos(root, normalization=normalization)
+def test_a_batch_on_the_device_is_a_per_photo_sum_in_float64(root, normalization, bgr):
+    data, order = photos(root, normalization=normalization, bgr=bgr), -1 if bgr else 1
     images, labels, shifts = batch = data.train_dataloader().stream.batch(0)[0]
     assert images.dtype == torch.uint8 and images.shape == (8, 224, 224, 3) and shifts.shape == (8, 3)
     before = images.clone()
@@ -249,11 +251,42 @@ def test_a_batch_on_the_device_is_a_per_photo_sum_in_float64(root, normalization
     std = 255 * np.array(STD) if normalization == "channel" else 1
     for photo, shift, result in zip(images.numpy(), shifts.numpy(), out.numpy(), strict=True):
         expected = (photo.astype(float) + shift - mean) / std
-        np.testing.assert_allclose(result.transpose(1, 2, 0), expected, atol=1e-3)
+        np.testing.assert_allclose(result.transpose(1, 2, 0), expected[..., ::order], atol=1e-3)
     tested = next(iter(data.test_dataloader()))
     expected = (tested[0].numpy().astype(float) - mean) / std
     result = data.on_after_batch_transfer(tested, 0)[0].permute(0, 2, 3, 1)
-    np.testing.assert_allclose(result.numpy(), expected, atol=1e-3)
+    np.testing.assert_allclose(result.numpy(), expected[..., ::order], atol=1e-3)
+
+
+@pytest.mark.parametrize("bgr", [False, True])
+def test_a_given_mean_is_in_the_order_of_the_nets_channels(tmp_path, bgr):
+    root, given = make_folders(tmp_path / "photos"), np.random.default_rng(0).uniform(0, 255, (224, 224, 3))
+    np.save(tmp_path / "given.npy", given)
+    data = photos(root, normalization="pixel", mean=str(tmp_path / "given.npy"), bgr=bgr)
+    assert {path.name for path in root.iterdir()} == {"train", "val"}  # no other is computed
+    batch = images, _, shifts = data.train_dataloader().stream.batch(0)[0]
+    colours = (images.numpy().astype(float) + shifts.numpy()[:, None, None])[..., :: -1 if bgr else 1]
+    found = data.on_after_batch_transfer(batch, 0)[0].permute(0, 2, 3, 1)
+    np.testing.assert_allclose(found.numpy(), colours - given, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: np.save(path, np.zeros((3, 224, 224))), r"is of shape \[3, 224, 224\]: a mean image is \[224"),
+        (lambda path: np.save(path, np.zeros(3)), r"is of shape \[3\]: a mean image is \[224, 224, 3\]"),
+        (lambda path: np.save(path, np.array(["blue"])), "holds no numbers, as np.save writes them"),
+        (lambda path: path.write_bytes(b"garbage"), "holds no numbers, as np.save writes them"),
+        (lambda path: path.write_bytes(b""), "holds no numbers, as np.save writes them"),
+        (lambda path: None, "No such file"),
+    ],
+)
+def test_a_mean_that_is_none_is_refused_in_a_line(root, tmp_path, write, message):
+    path = tmp_path / "given.npy"
+    write(path)
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
+        photos(root, normalization="pixel", mean=str(path))
+    assert str(path) in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
 def test_colour_noise_has_the_covariance_of_alexnets():

@@ -110,6 +110,23 @@ def randomized(net):
     return net.eval()
 
 
+@pytest.mark.parametrize("size", [(224, 224), (225, 226), (227, 229), (256, 341), (480, 639), (97, 7)])
+def test_caffes_pooling_has_no_padding_and_rounds_up(size):
+    net = build("model=resnet18", "model.caffe_pool=true", device="cpu")
+    assert type(build("model=resnet18").maxpool) is nn.MaxPool2d and build("model=resnet18").maxpool.padding == 1
+    with torch.no_grad():
+        before = net.conv1(torch.randn(1, 3, *size))[:, :2]
+    after = net.maxpool(before).numpy()
+    # As Caffe counts: the convolution rounds down, the pooling up.
+    maps = [(side + 2 * 3 - 7) // 2 + 1 for side in size]
+    rows, columns = (-(-(side - 3) // 2) + 1 for side in maps)
+    assert before.shape[2:] == (*maps,) and after.shape[2:] == (rows, columns)
+    for y in range(rows):
+        for x in range(columns):
+            window = before[:, :, 2 * y : 2 * y + 3, 2 * x : 2 * x + 3]  # smaller at the edge
+            assert (after[:, :, y, x] == window.amax((2, 3)).numpy()).all()
+
+
 @pytest.mark.parametrize("dilate", [(False, False, True), (False, True, True), (True, True, True)])
 def test_dilation_in_place_of_stride_is_torchvisions(dilate):
     theirs = randomized(torchvision.models.resnet50(replace_stride_with_dilation=dilate))
