@@ -1,6 +1,7 @@
 import pytest
 import torch
-from conftest import Killed
+import yaml
+from conftest import TINY, Killed
 from data.photos_on_disk import make_folders
 from hydra.utils import instantiate
 from test_synced import call
@@ -15,7 +16,7 @@ from src.weights import load_weights, read_weights
 AVERAGED = ("running_mean", "running_var")
 
 
-def by_hand(folder, iterations, world=1):
+def by_hand(folder, iterations, shares=1):
     """A run's averages over training batches with its final weights, float64: from the inputs of each batch norm."""
     config = folder.config
     net = instantiate(config["model"], _convert_="all").to(memory_format=torch.channels_last)
@@ -36,7 +37,7 @@ def by_hand(folder, iterations, world=1):
             module.register_forward_pre_hook(lambda _, given, name=name: look(name, given))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=config["trainer"]["precision"] == "bf16-mixed"):
         for i in iterations:
-            for share in batches[i][0].chunk(world):
+            for share in batches[i][0].chunk(shares):
                 net.train()(share)
     averages = {name: torch.stack(of).mean(0) for name, of in seen.items()}
     return {f"{name}.{of}": both[i] for name, both in averages.items() for i, of in enumerate(AVERAGED)}
@@ -128,14 +129,30 @@ def test_a_run_killed_around_the_averages_goes_on_to_the_same_bits(tiny, monkeyp
         assert_same_run(whole, tiny(*overrides))
 
 
-def test_two_processes_average_over_the_shares_of_both(find):
+@pytest.mark.parametrize("synced", [False, True])
+def test_two_processes_average_over_the_shares_of_both(find, synced):
+    """With synchronised batch norm a share is the whole batch."""
     overrides = ["n=1", "recipe.iterations=3", "recipe.norm_batches=2", "recipe.eval_every=2", "trainer.devices=2"]
-    overrides += ["trainer.accelerator=cpu", "trainer.precision=32-true"]
+    overrides += ["trainer.accelerator=cpu", "trainer.precision=32-true", f"trainer.sync_batchnorm={synced}"]
     folder = find(*overrides)
     call(f"runs={folder.path.parents[1]}", *overrides)
-    assert_averages(averages(folder), by_hand(folder, range(1, 3), world=2), **CLOSE)
+    shares = 1 if synced else 2
+    assert_averages(averages(folder), by_hand(folder, range(1, 3), shares), **CLOSE)
     with pytest.raises(AssertionError):
-        assert_averages(averages(folder), by_hand(folder, range(1, 3)), **CLOSE)
+        assert_averages(averages(folder), by_hand(folder, range(1, 3), 3 - shares), **CLOSE)
+
+
+def test_an_unfinished_run_from_before_it_could_be_chosen_goes_on(tiny, tiny_until, find, tmp_path):
+    whole = tiny(f"runs={tmp_path}/whole")
+    tiny_until(5)
+    folder = find(*TINY, "trainer.precision=32-true")
+    config, path = folder.config, folder.path / "config.yaml"
+    before = config | {"recipe": {key: value for key, value in config["recipe"].items() if key != "norm_batches"}}
+    path.write_text(yaml.safe_dump(before))
+    checkpoint = weights(folder)
+    del checkpoint["run"]["config"]["recipe.norm_batches"]
+    torch.save(checkpoint, folder.last_checkpoint)
+    assert_same_run(whole, tiny())
 
 
 @pytest.mark.gpu
