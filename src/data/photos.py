@@ -89,7 +89,9 @@ def colour_shifts(rng: np.random.Generator, count: int, deviation: float) -> Ten
 
 
 def read_mean(path: Path) -> Tensor:
-    """A mean image, float32 [224, 224, 3]. Raises ValueError if the file holds anything else."""
+    """A mean image, float32 [224, 224, 3]. Raises ValueError if the file holds anything else, or FileNotFoundError."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file data.mean={path}")
     with path.open("rb") as file:
         try:
             mean = np.lib.format.read_array(file).astype(np.float32)

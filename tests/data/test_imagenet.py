@@ -278,7 +278,7 @@ def test_a_given_mean_is_in_the_order_of_the_nets_channels(tmp_path, bgr):
         (lambda path: np.save(path, np.array(["blue"])), "holds no numbers, as np.save writes them"),
         (lambda path: path.write_bytes(b"garbage"), "holds no numbers, as np.save writes them"),
         (lambda path: path.write_bytes(b""), "holds no numbers, as np.save writes them"),
-        (lambda path: None, "No such file"),
+        (lambda path: None, "there is no file data.mean="),
     ],
 )
 def test_a_mean_that_is_none_is_refused_in_a_line(root, tmp_path, write, message):
