@@ -1,34 +1,39 @@
 """Checkpoints that survive: written aside, read back, renamed, and the one before kept as long as it may be needed."""
 
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from src.run import write_whole
+from src.disk import write_whole, writing
 
 
 class WholeCheckpoints(TorchCheckpointIO):
     """Lightning's checkpoints, each written aside and read back before it takes the place of the one before.
 
-    Of `last.ckpt`, the one before is `previous.ckpt`. Raises OSError if the disk does not give back what was written.
+    Of `last.ckpt`, the one before is `previous.ckpt`, unless it is damaged: then the one before that is kept.
+    Raises OSError if the disk does not take or give back what is written.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: object = None) -> None:
         path = Path(path)
         new = path.with_name("new.ckpt")
         try:
-            write_whole(new, lambda file: torch.save(checkpoint, file))
+            write_whole(new, lambda file: save(checkpoint, file))
             if not is_whole(new):
                 raise OSError(f"{new} cannot be read back as it was written: look after the disk")
-            if path.exists():
-                path.replace(path.with_name("previous.ckpt"))
-            new.replace(path)
+            worth_keeping = path.exists() and is_whole(path)
+            with writing(path):
+                if worth_keeping:
+                    path.replace(path.with_name("previous.ckpt"))
+                new.replace(path)
         finally:
-            new.unlink(missing_ok=True)
+            with suppress(OSError):  # of no account beside what went wrong before
+                new.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Path, *args: Any, **options: Any) -> dict[str, Any]:
         """Never runs what a file may hold. Raises ValueError if that is more than tensors and plain values."""
@@ -38,6 +43,14 @@ class WholeCheckpoints(TorchCheckpointIO):
             raise ValueError(
                 f"{path} holds more than tensors and plain values, and is no checkpoint of ours"
             ) from error
+
+
+def save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    """torch.save; where the file takes no more, that is said rather than what torch makes of it."""
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        raise (error.__context__ if isinstance(error.__context__, OSError) else error) from None
 
 
 def is_whole(path: Path) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.command_line import entry
-from src.run import RunFolder, write_whole
+from src.disk import write_whole
+from src.run import RunFolder
 from src.targets import refuse_foreign_targets
 
 if TYPE_CHECKING:

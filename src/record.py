@@ -49,6 +49,7 @@ class Record(Callback):
     def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
         if trainer.is_global_zero:
             self.folder.forget_after(trainer.global_step)
+            self.folder.refuse_lost_rows([i for i in range(1, trainer.global_step + 1) if self._logs(i)])
             if self.board:
                 self.board.start()
             start = f"goes on at iteration {trainer.global_step} of" if trainer.global_step else "trains for"
@@ -65,8 +66,8 @@ class Record(Callback):
     def on_train_batch_end(self, trainer: Trainer, module: Classifier, _: Any, __: Any, batch_idx: int) -> None:
         iteration = batch_idx + 1
         self.bar.update()
-        evaluation = iteration % self.eval_every == 0 or iteration == self.iterations
-        if evaluation or iteration % self.log_every == 0:
+        evaluation = self._evaluates(iteration)
+        if self._logs(iteration):
             self._log_training(trainer, module, evaluation)
         if iteration == self.iterations:
             if self.norm_batches:
@@ -76,6 +77,12 @@ class Record(Callback):
             trainer.should_stop = True  # Lightning evaluates before it stops, also off the beat of eval_every.
         if iteration % self.checkpoint_every == 0 and not evaluation:
             self._save(trainer, module)
+
+    def _evaluates(self, iteration: int) -> bool:
+        return iteration % self.eval_every == 0 or iteration == self.iterations
+
+    def _logs(self, iteration: int) -> bool:
+        return iteration % self.log_every == 0 or self._evaluates(iteration)
 
     def _log_training(self, trainer: Trainer, module: Classifier, evaluation: bool) -> None:
         latest = module.measure()
@@ -135,6 +142,8 @@ class Record(Callback):
     def _save(self, trainer: Trainer, module: Classifier) -> None:
         if not all(tensor.isfinite().all() for tensor in module.net.state_dict().values()):
             raise FloatingPointError(f"a weight is not finite at {self._where(trainer)}")
+        if trainer.is_global_zero:
+            self.folder.bring_to_disk()
         trainer.save_checkpoint(self.folder.last_checkpoint, weights_only=False)
 
     def _where(self, trainer: Trainer) -> str:
@@ -157,7 +166,9 @@ class Record(Callback):
         self.world_before = run["devices"]
         changes = differences(run["config"], identity(self.folder.config))
         if changes:
-            raise ValueError(f"the checkpoint in {self.folder.path} is of another config ({changes})")
+            raise ValueError(
+                f"the checkpoint in {self.folder.path} is of another config ({changes}): move that folder away"
+            )
         if run["images"] != trainer.datamodule.fingerprint:
             raise ValueError(
                 f"{self.folder.path} was trained on other images than those that are there now: bring back those, or "

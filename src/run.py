@@ -17,12 +17,14 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Any, Self, TextIO
 
 import yaml
+
+from src.disk import append, write_whole, writing
 
 # Where a run happens, how fast and in how much memory, is not part of what it is; precision is. Nor are the words it
 # was asked for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
@@ -83,29 +85,6 @@ def folder_name(config: dict[str, Any], defaults: dict[str, Any], model: str) ->
     return "-".join([*parts, f"s{config['seed']}"])
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file aside, brings it to the disk and renames it: `path` is never half a file."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with open(part, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def append(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Appends rows to a CSV file, which begins with the names of its columns."""
-    new = not path.exists()
-    with open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
-
-
 class TakenError(ValueError):
     """Another process is at work in a run folder."""
 
@@ -117,6 +96,8 @@ class RunFolder:
         self.path, self.config = path, config
         self.metrics, self.layers = path / "metrics.csv", path / "layers.csv"
         self.last_checkpoint, self.error = path / "checkpoints" / "last.ckpt", path / "error.txt"
+        self.lock: TextIO | None = None  # held by this process
+        self.filled: set[Path] = set()  # the CSV files that have rows
 
     @classmethod
     def trained(cls, path: Path) -> Self:
@@ -149,8 +130,11 @@ class RunFolder:
         What goes wrong meanwhile is written into error.txt. Raises TakenError if another process has it, and
         ValueError if it holds a run of another config.
         """
-        (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        with open(self.path / "lock", "a+") as lock:
+        with writing(self.path):
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / "lock", "a+")  # noqa: SIM115
+        os.register_at_fork(after_in_child=lock.close)  # workers may outlive a killed run, and must not keep its lock
+        with lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -158,28 +142,36 @@ class RunFolder:
                 raise TakenError(
                     f"{self.path} is being written by {lock.read() or 'another process'}: wait for it, or stop it"
                 ) from None
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-            lock.flush()
+            with writing(self.path):
+                lock.truncate(0)
+                lock.write(f"process {os.getpid()} on {os.uname().nodename}")
+                lock.flush()
+                self.error.unlink(missing_ok=True)
             self.plan()
-            self.error.unlink(missing_ok=True)
+            self.lock = lock
             try:
                 yield
             except Exception as error:
-                self.fail(str(error) or type(error).__name__)
+                with suppress(FileNotFoundError):
+                    self.refuse_if_gone()
+                    self.fail(str(error) or type(error).__name__)
                 raise
+            finally:
+                self.lock = None
 
     def plan(self) -> None:
         """Makes the folder with its config.yaml. Raises ValueError if it holds a run of another config."""
-        self.path.mkdir(parents=True, exist_ok=True)
         path = self.path / "config.yaml"
+        with writing(path):
+            self.path.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             write_whole(path, lambda file: file.write(yaml.safe_dump(self.config, sort_keys=False).encode()))
         self.refuse_another_config()
 
     def fail(self, why: str) -> None:
-        """Writes down why the run failed, for the next try and the report to see."""
-        write_whole(self.error, lambda file: file.write(why.encode()))
+        """Writes down why the run failed, for the next try and the report to see, if that can be written."""
+        with suppress(OSError):
+            write_whole(self.error, lambda file: file.write(why.encode()))
 
     def refuse_another_config(self) -> None:
         """Raises ValueError if the folder holds a run of another config."""
@@ -193,12 +185,40 @@ class RunFolder:
     def log(self, row: dict[str, float]) -> None:
         """Appends one row of `COLUMNS` to metrics.csv; a column without a value stays empty."""
         assert set(row) <= set(COLUMNS), row
-        append(self.metrics, COLUMNS, [row])
+        self._append(self.metrics, COLUMNS, [row])
 
     def log_layers(self, iteration: int, gradients: dict[str, float], responses: dict[str, float]) -> None:
         """Appends a row for each layer to layers.csv."""
         lines = [(iteration, name, norm, responses.get(name)) for name, norm in gradients.items()]
-        append(self.layers, LAYER_COLUMNS, [dict(zip(LAYER_COLUMNS, line, strict=True)) for line in lines])
+        self._append(self.layers, LAYER_COLUMNS, [dict(zip(LAYER_COLUMNS, line, strict=True)) for line in lines])
+
+    def _append(self, path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        self.refuse_if_gone()
+        append(path, columns, rows)
+        self.filled.add(path)
+
+    def refuse_if_gone(self) -> None:
+        """Raises FileNotFoundError if the folder that this process has locked, or one with rows, is not there now.
+
+        Else rows and checkpoints would begin in their middle, or go among those of another process.
+        """
+        if self.lock is None:
+            return
+        lock = self.path / "lock"
+        kept = lock.exists() and os.path.samefile(lock, self.lock.fileno())
+        gone = [path for path in self.filled if not path.exists()] if kept else [self.path]
+        if gone:
+            raise FileNotFoundError(
+                f"{gone[0]} was removed or moved while the run went on: put it back, and the same command goes on; or "
+                f"remove what is left of {self.path}, and it starts anew"
+            )
+
+    def bring_to_disk(self) -> None:
+        """The rows that a checkpoint is about to count on. Raises FileNotFoundError if they are gone."""
+        self.refuse_if_gone()
+        for path in self.filled:
+            with writing(path), open(path) as file:
+                os.fsync(file.fileno())
 
     @property
     def reached(self) -> int:
@@ -213,6 +233,7 @@ class RunFolder:
 
     def forget_after(self, iteration: int) -> None:
         """Drops the rows that a run going on from `iteration` will write again."""
+        self.filled.clear()
         for path in (self.metrics, self.layers):
             if path.exists():
                 lines = path.read_text().splitlines(keepends=True)
@@ -220,8 +241,19 @@ class RunFolder:
                 if kept:
                     whole = "".join([*lines[:1], *kept]).encode()
                     write_whole(path, lambda file, whole=whole: file.write(whole))
+                    self.filled.add(path)
                 else:
                     path.unlink()
+
+    def refuse_lost_rows(self, logged: Sequence[int]) -> None:
+        """Raises ValueError if metrics.csv has not a row for each of the iterations `logged`."""
+        there = [int(row["iteration"]) for row in self.rows()] if self.metrics.exists() else []
+        if there != [*logged]:
+            lost = sorted({*logged} ^ {*there}) or there
+            raise ValueError(
+                f"{self.metrics} does not fit its checkpoint (see iteration {lost[0]}): bring back the whole file, or "
+                f"remove {self.path} to start the run anew"
+            )
 
     def keep_test(self, test: dict[str, Any]) -> None:
         """Writes down what `src.evaluate.evaluate` gave."""
@@ -229,6 +261,7 @@ class RunFolder:
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes the results, which makes the run a finished one."""
+        self.refuse_if_gone()
         self._write_json("summary", summary)
 
     def _write_json(self, name: str, values: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@ import copy
 import pytest
 import yaml
 
-from src.run import COLUMNS, RunFolder, differences, flatten, folder_name, net_name, write_whole
+from src.run import COLUMNS, RunFolder, differences, flatten, folder_name, net_name
 
 CONFIG = {
     "choices": {"model": "resnet56", "data": "cifar10", "recipe": "cifar10"},
@@ -65,20 +65,6 @@ def test_a_generic_net_is_named_by_its_depth_alone():
 
 def test_flatten():
     assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "file"
-    path.write_text("old")
-
-    def fail(file):
-        file.write(b"new")
-        raise OSError("full")
-
-    with pytest.raises(OSError, match="full"):
-        write_whole(path, fail)
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_one_process_at_a_time_and_only_the_same_config(tmp_path):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import yaml
 
-from src.run import RunFolder, append
+from src.disk import append
+from src.run import RunFolder
 
 RECIPE = {
     "iterations": 64000,
