@@ -17,6 +17,15 @@ def test_each_checkpoint_leaves_the_one_before_it(tmp_path):
     assert newest_whole(tmp_path / "last.ckpt") == tmp_path / "last.ckpt"
 
 
+def test_a_damaged_checkpoint_does_not_become_the_one_before(tmp_path):
+    last = tmp_path / "last.ckpt"
+    for i in range(3):
+        WholeCheckpoints().save_checkpoint({"i": i}, last)
+    flip_a_bit(last)
+    WholeCheckpoints().save_checkpoint({"i": 3}, last)
+    assert [torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["i"] for name in ("last", "previous")] == [3, 1]
+
+
 def test_a_checkpoint_that_does_not_read_back_does_not_replace_one_that_does(tmp_path, monkeypatch):
     last = tmp_path / "last.ckpt"
     WholeCheckpoints().save_checkpoint({"i": 0}, last)
@@ -55,6 +64,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tiny_until
     assert (f"{last} is damaged and passed over" in capsys.readouterr().out) == (damage is not os.remove)
 
 
+@pytest.mark.trust("fault", "all checkpoints damaged")
 def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew_over_them(tiny, find):
     folder = tiny()
     (folder.path / "summary.json").unlink()
@@ -71,12 +81,16 @@ def altered(folder, change):
     (folder.path / "summary.json").unlink()
 
 
+@pytest.mark.trust("fault", "a checkpoint of another config")
 def test_the_config_in_a_checkpoint_must_be_the_runs(tiny):
     altered(tiny(), lambda checkpoint: checkpoint["run"]["config"].update({"recipe.schedule.lr": 0.5}))
-    with pytest.raises(ValueError, match=r"of another config \(recipe.schedule.lr was 0.5, now 0.1\)"):
+    with pytest.raises(
+        ValueError, match=r"of another config \(recipe.schedule.lr was 0.5, now 0.1\): move that folder"
+    ):
         tiny()
 
 
+@pytest.mark.trust("fault", "other images than those that the run was begun with")
 def test_other_images_than_those_it_was_trained_on_are_refused(tiny, tiny_until, monkeypatch, find):
     folder = find(*TINY, "trainer.precision=32-true")
 

@@ -1,7 +1,10 @@
 import copy
+import os
+import time
 
 import pytest
 import yaml
+from attempt import forked
 
 from src.run import COLUMNS, RunFolder, differences, flatten, folder_name, net_name
 
@@ -110,3 +113,25 @@ def test_only_a_summary_makes_a_run_finished(tmp_path):
     assert folder.summary is None
     folder.finish({"test_error": 8.75})
     assert folder.summary == {"test_error": 8.75}
+
+
+def lock_with_a_worker(folder, there):
+    with folder.locked():
+        worker = os.fork()
+        if not worker:
+            time.sleep(100)
+        there.send(worker)
+        time.sleep(100)
+
+
+def test_a_worker_that_outlives_its_run_does_not_keep_the_lock(tmp_path):
+    folder, (here, there) = RunFolder(tmp_path / "run", CONFIG), forked.Pipe()
+    process = forked.Process(target=lock_with_a_worker, args=(folder, there))
+    process.start()
+    worker = here.recv()
+    with pytest.raises(ValueError, match="is being written by process"), folder.locked():
+        pass
+    process.kill()
+    process.join()
+    with folder.locked():
+        os.kill(worker, 9)  # it is still there

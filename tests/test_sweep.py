@@ -90,7 +90,9 @@ def test_killing_a_sweep_leaves_no_process(tmp_path, number):
     assert processes_with(mark) == []
 
 
-def test_an_experiment_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.trust("kill", "SIGKILL to a sweep with its runs")
+def test_an_experiment_killed_again_and_again_ends_as_if_it_had_not_been(tmp_path, record_property):
+    record_property("tried", 3)
     overrides = ("experiments=digits_depth", "n=1,2", "recipe.iterations=60")
     code, _, err = sweep(*overrides, f"runs={tmp_path}/whole")
     assert code == 0, err

@@ -68,6 +68,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(find, tiny, tmp_
     assert tiny("seed=1").metrics.read_text() != first.metrics.read_text()
 
 
+@pytest.mark.trust("kill", "stopped before and after each step, row, evaluation and checkpoint")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("hook", "iterations"),
@@ -78,11 +79,14 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(find, tiny, tmp_
         ("_save", [2, 3, 4, 6, 8]),
     ],
 )
-def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(tiny, monkeypatch, tmp_path, hook, iterations, when):
+def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(
+    tiny, monkeypatch, tmp_path, record_property, hook, iterations, when
+):
     """Stops before and after each kind of step: a row, an evaluation, a checkpoint. A warm-up gives it a state."""
     overrides = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
     whole = tiny(*overrides, f"runs={tmp_path}/whole")
     original = getattr(Record, hook)
+    record_property("tried", len(iterations))
     for iteration in iterations:
 
         def stop(self, trainer, *args, iteration=iteration):
@@ -137,6 +141,7 @@ def test_another_recipe_is_another_run(find):
     assert "iterations64000" in other.path.name
 
 
+@pytest.mark.trust("fault", "a run folder of another config")
 def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tiny):
     folder = tiny()
     path = folder.path / "config.yaml"
@@ -148,6 +153,7 @@ def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tiny):
     assert done.stdout == ""
 
 
+@pytest.mark.trust("fault", "two processes at one run folder")
 def test_a_killed_process_goes_on_and_a_second_one_is_refused(find, tiny, tmp_path):
     """With real processes: SIGKILL in the middle, then the same command; meanwhile another is turned away."""
     overrides = ["n=1", "recipe.iterations=400", "recipe.eval_every=30", "trainer.precision=32-true"]
@@ -211,6 +217,7 @@ def test_a_process_that_dies_ends_the_run_with_that_said(tmp_path):
     assert last.startswith("another process of this run died or hangs; what it said itself stands above")
 
 
+@pytest.mark.trust("fault", "a loss that is not finite")
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, find, monkeypatch):
     with pytest.raises(FloatingPointError, match="not finite at iteration 2, rate 1e[+]30: .*no checkpoint yet"):
         tiny("recipe.schedule.lr=1e30")
