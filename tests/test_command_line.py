@@ -38,6 +38,7 @@ MISTAKES = {
 }
 
 
+@pytest.mark.trust("bad input", "a mistyped word or an impossible value on the command line")
 @pytest.mark.parametrize("arguments", MISTAKES, ids=" ".join)
 def test_a_mistake_gets_a_line_or_two_and_leaves_no_file(arguments, tmp_path):
     done = call(*arguments, f"runs={tmp_path}/runs")
@@ -58,6 +59,7 @@ def test_help_and_a_mistyped_word_import_nothing_heavy():
     assert "python -m src.train model=resnet56 data=cifar10" in done.stdout
 
 
+@pytest.mark.trust("bad input", "a mistyped word or an impossible value on the command line")
 def test_a_mistake_in_a_sweep_lets_the_other_runs_go_on(tmp_path):
     tiny = ["recipe.iterations=2", "recipe.eval_every=2", "trainer.precision=32-true"]
     done = call("-m", "n=0.5,1", *tiny, f"runs={tmp_path}/runs")

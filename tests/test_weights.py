@@ -132,7 +132,9 @@ def test_old_weights_that_do_not_count_batches_are_taken(net):
     load_weights(net, state)
 
 
-def test_weights_of_another_net_name_the_first_keys_that_differ(net):
+@pytest.mark.trust("bad input", "weights of another net, or a file that is none")
+def test_weights_of_another_net_name_the_first_keys_that_differ(net, record_property):
+    record_property("tried", 2)
     before = {key: value.clone() for key, value in net.state_dict().items()}
     other = resnet(2, "A", 10, "fan_in").state_dict()
     with pytest.raises(
@@ -160,7 +162,9 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "harm").exists()
 
 
-def test_files_that_are_no_weights(tmp_path):
+@pytest.mark.trust("bad input", "weights of another net, or a file that is none")
+def test_files_that_are_no_weights(tmp_path, record_property):
+    record_property("tried", 5)
     with pytest.raises(FileNotFoundError, match="there is no file"):
         read_weights(tmp_path / "none.pt")
     (tmp_path / "text.pt").write_text("hello")

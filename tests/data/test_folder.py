@@ -50,7 +50,9 @@ def test_a_flat_val_has_a_list(root, lines):
     assert val.read(0).tobytes() == sorted((root / "val").iterdir())[0].read_bytes()
 
 
-def test_a_list_that_does_not_fit_says_what_differs(root):
+@pytest.mark.trust("bad input", "a folder, class or list of photos that is missing or does not fit")
+def test_a_list_that_does_not_fit_says_what_differs(root, record_property):
+    record_property("tried", 7)
     flatten(root, lambda name, wnid, _: f"{name} {wnid}")
     path = root / "val.txt"
     good = path.read_text()
@@ -109,7 +111,9 @@ def test_a_flat_val_has_the_devkits_ground_truth(root, monkeypatch):
         read_folders(root)
 
 
-def test_what_is_missing_is_named(root):
+@pytest.mark.trust("bad input", "a folder, class or list of photos that is missing or does not fit")
+def test_what_is_missing_is_named(root, record_property):
+    record_property("tried", 5)
     shutil.rmtree(root / "train" / WNIDS[1])
     with pytest.raises(ValueError, match=r"val has 1 classes that .*train has not \(n01518878"):
         read_folders(root)

@@ -154,7 +154,9 @@ def test_shards_give_the_batches_of_their_photos(root, tmp_path, monkeypatch):
     assert shards.fingerprint != folders.fingerprint
 
 
-def test_a_bad_photo_stops_the_run_with_its_path_or_is_skipped(tmp_path, capsys):
+@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
+def test_a_bad_photo_stops_the_run_with_its_path_or_is_skipped(tmp_path, capsys, record_property):
+    record_property("tried", 6)
     root = make_folders(tmp_path)
     paths = sorted(root.glob("train/*/*"))
     paths[5].write_bytes(paths[5].read_bytes()[:900])
@@ -181,7 +183,9 @@ def test_a_bad_photo_stops_the_run_with_its_path_or_is_skipped(tmp_path, capsys)
     assert same(photos(root).train_dataloader(), batches)
 
 
-def test_when_none_can_be_read_skipping_stops(tmp_path):
+@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
+def test_when_none_can_be_read_skipping_stops(tmp_path, record_property):
+    record_property("tried", 3)
     root = make_folders(tmp_path)
     for path in root.glob("*/*/*"):
         path.write_bytes(b"text")
@@ -193,6 +197,7 @@ def test_when_none_can_be_read_skipping_stops(tmp_path):
     assert list(photos(root, on_bad="skip").test_dataloader()) == []
 
 
+@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
 def test_a_photo_that_vanished_is_named_also_by_a_worker(tmp_path):
     root = make_folders(tmp_path)
     data = photos(root, num_workers=1, on_bad="skip")
@@ -202,6 +207,7 @@ def test_a_photo_that_vanished_is_named_also_by_a_worker(tmp_path):
         list(data.test_dataloader())
 
 
+@pytest.mark.trust("bad input", "a mistyped word or an impossible value on the command line")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -46,6 +46,7 @@ KINDS = {
 }
 
 
+@pytest.mark.trust("bad input", "a photo of an odd kind: CMYK, palette, alpha, turned or broken EXIF")
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_file_is_read_as_pil_reads_it_without_a_word(kind):
     with warnings.catch_warnings():
@@ -55,6 +56,7 @@ def test_each_kind_of_file_is_read_as_pil_reads_it_without_a_word(kind):
     assert np.array_equal(hwc(photo), pixels(Image.open(io.BytesIO(KINDS[kind]))))
 
 
+@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
 @pytest.mark.parametrize(
     ("file", "problem"),
     [

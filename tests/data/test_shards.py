@@ -112,7 +112,9 @@ def test_a_shard_is_indexed_once_and_again_when_its_size_changes(tmp_path, monke
     assert scanned == [train, val, train]
 
 
-def test_a_shard_that_is_not_whole_is_named(tmp_path):
+@pytest.mark.trust("bad input", "a shard that is damaged or of other photos")
+def test_a_shard_that_is_not_whole_is_named(tmp_path, record_property):
+    record_property("tried", 5)
     train, val = tmp_path / "train.tar", tmp_path / "val.tar"
     in_tar(val, {"a.jpg": b"one", "a.cls": b"1"})
     with pytest.raises(FileNotFoundError, match=r"there is no shard .*\*train\*.tar: fetch or make all of them"):
@@ -146,6 +148,7 @@ def test_making_goes_on_where_it_was_stopped(folders, tmp_path, monkeypatch):
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
 
 
+@pytest.mark.trust("bad input", "a shard that is damaged or of other photos")
 def test_shards_of_other_photos_are_not_mixed_in(folders, tmp_path):
     make_shards(folders, tmp_path / "out", workers=1)
     next(folders.glob("train/*/*.JPEG")).unlink()
@@ -153,6 +156,7 @@ def test_shards_of_other_photos_are_not_mixed_in(folders, tmp_path):
         make_shards(folders, tmp_path / "out", workers=1)
 
 
+@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
 def test_a_photo_that_cannot_be_read_is_copied_and_told(folders, tmp_path, capsys):
     bad = next(folders.glob("train/*/*.JPEG"))
     bad.write_bytes(b"no photo")
