@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from src.recipe import Schedule
 
 Errors = dict[str, float]
+SUMS = ("loss", "hits", "images")
 
 
 class Counts(Metric):
@@ -36,8 +37,8 @@ class Counts(Metric):
 
     def reset(self) -> None:
         """Starts anew in the same memory, which a captured step goes on counting into."""
-        for state in (self.loss, self.hits, self.images):
-            state.zero_()
+        for name in SUMS:
+            getattr(self, name).zero_()
 
     def compute(self) -> tuple[float, int, int, int]:
         """The sums over all processes: loss, top-1 mistakes, top-5 mistakes, images."""
@@ -136,25 +137,21 @@ class Classifier(LightningModule):
         return _take(self.tested)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trained = self.trained.compute()  # of all processes, so that any number of them can go on from it
-        self._count_on_from(trained)  # as a run does that goes on from here: a sum's last bit depends on its order
+        # Each process's own, as the last bit of a sum depends on its order.
+        trained = {name: self.all_gather(getattr(self.trained, name)) for name in SUMS}
+        trained = {name: sums.reshape(self.trainer.world_size, -1).tolist() for name, sums in trained.items()}
         checkpoint["training"] = {"schedule": self.schedule.state_dict(), "trained": trained, "last": self.last_sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         state = checkpoint["training"]
         self.schedule.load_state_dict(state["schedule"])
         self.last_sums = state["last"]
-        self._count_on_from(state["trained"])
-
-    def _count_on_from(self, trained: tuple[float, int, int, int]) -> None:
-        """Makes the first process hold the sums of all, and the others none."""
-        self.trained.reset()
-        if self.global_rank == 0:
-            loss, mistakes, mistakes_top5, images = trained
-            self.trained.loss.fill_(loss)
-            self.trained.images.fill_(images)
-            # Which of the places from second to fifth a hit had is not asked for again.
-            self.trained.hits[:2] = torch.tensor([images - mistakes, mistakes - mistakes_top5])
+        for name in SUMS:
+            mine, each = getattr(self.trained, name), state["trained"][name]
+            if len(each) == self.trainer.world_size:
+                mine.copy_(torch.tensor(each[self.global_rank]).reshape(mine.shape))
+            elif self.global_rank == 0:  # on another number of processes the first counts on for all
+                mine.copy_(torch.tensor(each).sum(0).reshape(mine.shape))
 
 
 def rates(loss: float, mistakes: int, mistakes_top5: int, images: int) -> Errors:
