@@ -43,6 +43,7 @@ class Record(Callback):
         self.row: dict[str, float] = {}
         self.train_seconds = self.eval_seconds = 0.0
         self.world_before: int | None = None  # devices that the checkpoint was made on
+        self.stopping = 0  # the signal that ends the run after this iteration; see src/preemption.py
         self.bar: tqdm | None = None
         self.board: Board | None = None  # where W&B shows the rows, too
 
@@ -75,7 +76,7 @@ class Record(Callback):
                 average_statistics(trainer, module.net, self.norm_batches)
                 self._lap("eval_seconds")
             trainer.should_stop = True  # Lightning evaluates before it stops, also off the beat of eval_every.
-        if iteration % self.checkpoint_every == 0 and not evaluation:
+        if (self.stopping or iteration % self.checkpoint_every == 0) and not evaluation:
             self._save(trainer, module)
 
     def _evaluates(self, iteration: int) -> bool:

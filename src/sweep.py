@@ -23,6 +23,7 @@ from src.run import RunFolder, TakenError
 
 # What a launcher outside may have left behind, and what would make a run believe that it is part of another.
 OF_A_LAUNCHER = "LOCAL_RANK RANK WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT PL_GLOBAL_SEED".split()
+OF_A_LAUNCHER += "SLURM_NTASKS SLURM_JOB_ID".split()
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
 HEAVY = ["hydra", "src.captured", "src.record", "src.data.cifar10", "src.models.residual", "src.models.count"]
 
@@ -80,7 +81,12 @@ class Sweep:
         self.context.set_forkserver_preload(HEAVY)
 
     def run(self) -> None:
-        """Runs them all. Raises SweepError at the end if one failed."""
+        """Runs them all. Raises SweepError at the end if one failed, and ValueError where others run them all, too."""
+        if "TORCHELASTIC_RUN_ID" in os.environ or ("SLURM_STEP_ID" in os.environ and os.environ["SLURM_NTASKS"] != "1"):
+            raise ValueError(
+                "a sweep starts the processes of its runs itself: leave torchrun or srun away, or make each run a job "
+                "of its own by hydra/launcher=submitit_slurm"
+            )
         everything = [*self.finished, *self.waiting]
         total, before = sum(job.cost for job in everything), len(self.finished)
         where = f"{len(self.free)} at a time, {self.threads} threads each"

@@ -91,7 +91,9 @@ def train(folder: RunFolder) -> None:
 
     from src.captured import resolve_step
     from src.checkpoint import WholeCheckpoints, newest_whole
+    from src.cluster import refuse_other_processes, slurm
     from src.hardware import git_commit, keep_freed_memory, quiet_lightning
+    from src.preemption import Preemption, requeued_if_stopped
     from src.protocols import Views
     from src.record import Record
     from src.synced import SyncBatchNorm
@@ -103,6 +105,7 @@ def train(folder: RunFolder) -> None:
     record = Record(
         folder, recipe["iterations"], recipe["log_every"], recipe["eval_every"], recipe["checkpoint_every"], split
     )
+    sync = [SyncBatchNorm()] if folder.config["trainer"]["sync_batchnorm"] else []
     trainer = Trainer(
         **folder.config["trainer"],
         max_steps=recipe["iterations"],
@@ -110,14 +113,15 @@ def train(folder: RunFolder) -> None:
         val_check_interval=min(recipe["eval_every"], recipe["iterations"]),
         num_sanity_val_steps=0,
         benchmark=not folder.config["trainer"]["deterministic"],
-        callbacks=record,
-        plugins=[WholeCheckpoints(), *([SyncBatchNorm()] if folder.config["trainer"]["sync_batchnorm"] else [])],
+        callbacks=[Preemption(record), record],
+        plugins=[WholeCheckpoints(), *slurm(), *sync],
         use_distributed_sampler=False,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    refuse_other_processes(trainer)
     if isinstance(trainer.strategy, DDPStrategy):
         trainer.strategy._timeout = PATIENCE
         trainer.strategy._ddp_kwargs["broadcast_buffers"] = False  # the classifier does, and not at each step
@@ -128,7 +132,7 @@ def train(folder: RunFolder) -> None:
     data.trainer = trainer
     data.prepare_data()
     data.setup()
-    with folder.locked() if rank_zero_only.rank == 0 else nullcontext():
+    with requeued_if_stopped(), folder.locked() if rank_zero_only.rank == 0 else nullcontext():
         checkpoint = newest_whole(folder.last_checkpoint)
         with board(folder, classifier.net.depth) if rank_zero_only.rank == 0 else nullcontext() as record.board:
             with lost_processes_in_a_line(trainer):

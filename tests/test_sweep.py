@@ -168,6 +168,15 @@ def test_two_commands_for_one_run_are_one_job(tmp_path):
     assert len(Sweep([job(tmp_path, "same", 3), job(tmp_path, "same", 3)], ["cpu"], 1).waiting) == 1
 
 
+@pytest.mark.trust("processes", "a sweep within torchrun or srun")
+@pytest.mark.parametrize("launched", [{"TORCHELASTIC_RUN_ID": "x"}, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}])
+def test_a_sweep_in_each_of_several_processes_is_refused(monkeypatch, launched):
+    for name, value in launched.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match="starts the processes of its runs itself: leave torchrun or srun away"):
+        Sweep([], ["cpu"], 1).run()
+
+
 def test_slots_share_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
     monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
