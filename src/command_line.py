@@ -23,7 +23,8 @@ from yaml import YAMLError
 from src.run import flatten
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-LIGHTNING_REFUSES = "MisconfigurationException"  # by name, so as not to import Lightning here
+# By name, so as not to import Lightning and submitit here.
+LIGHTNING_REFUSES, JOB_IS_GONE = "MisconfigurationException", "UncompletedJobError"
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "a word"}
 NULLABLE = ("recipe.schedule.warmup_from_n",)
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, FloatingPointError)
@@ -98,7 +99,7 @@ def is_mistake(error: Exception) -> bool:
         return error.__cause__ is None or is_mistake(error.__cause__)
     if isinstance(error, TypeError):
         return "unexpected keyword argument" in str(error)
-    return type(error).__name__ == LIGHTNING_REFUSES or isinstance(error, MISTAKES)
+    return type(error).__name__ in (LIGHTNING_REFUSES, JOB_IS_GONE) or isinstance(error, MISTAKES)
 
 
 def explain(error: BaseException) -> str:
