@@ -24,7 +24,8 @@ from src.run import flatten
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # By name, so as not to import Lightning and submitit here.
-LIGHTNING_REFUSES, JOB_IS_GONE = "MisconfigurationException", "UncompletedJobError"
+LIGHTNING_REFUSES = "MisconfigurationException"
+SUBMITIT_REFUSES = ("FailedJobError", "UncompletedJobError")
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", list: "a list", str: "a word"}
 NULLABLE = ("recipe.schedule.warmup_from_n",)
 MISTAKES = (HydraException, OmegaConfBaseException, YAMLError, ValueError, OSError, FloatingPointError)
@@ -99,7 +100,7 @@ def is_mistake(error: Exception) -> bool:
         return error.__cause__ is None or is_mistake(error.__cause__)
     if isinstance(error, TypeError):
         return "unexpected keyword argument" in str(error)
-    return type(error).__name__ in (LIGHTNING_REFUSES, JOB_IS_GONE) or isinstance(error, MISTAKES)
+    return type(error).__name__ in (LIGHTNING_REFUSES, *SUBMITIT_REFUSES) or isinstance(error, MISTAKES)
 
 
 def explain(error: BaseException) -> str:
@@ -128,7 +129,10 @@ def _explain_choice(choice: str, options: list[str]) -> str:
             nearest = " and ".join(f"model={net[1]} n={m} ({6 * m + 2} layers)" for m in (max(n, 1), max(n, 1) + 1))
             return f"there is no {name}: {net[2]} layers is not 6n+2; the nearest are {nearest}"
         return f"there is no file for {name}: say model={net[1]} n={n}"
-    return f"there is no {choice.replace('/', '=')}" + (_did_you_mean(name, options) or f": {', '.join(options)}")
+    close = _did_you_mean(name, options)
+    if group == "hydra/launcher" and not close:
+        return f"{group}={name} is not installed: pip install hydra-{name.partition('_')[0]}-launcher"
+    return f"there is no {group}={name}" + (close or f": {', '.join(options)}")
 
 
 def _did_you_mean(word: str, words: list[str]) -> str:

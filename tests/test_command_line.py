@@ -32,6 +32,7 @@ MISTAKES = {
     ("recipe.iterations=null",): "recipe.iterations=None must be a whole number",
     ("seed=one",): "seed=one must be a whole number",
     ("+foo=1",): "there is no key foo",
+    ("-m", "hydra/launcher=joblib"): "hydra/launcher=joblib is not installed: pip install hydra-joblib-launcher",
     ("model.shortcut=b",): "shortcut b is not one of A, B and C; did you mean B?",
     ("trainer.accelerator=gpu", "trainer.deterministic=true"): "trainer.accelerator=auto takes the device",
     ("data=cifar10", "data.root=nowhere", "data.download=false"): "nowhere/cifar-10-batches-py",

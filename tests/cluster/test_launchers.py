@@ -152,24 +152,34 @@ def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder_to_the_same_bits(
     assert_one_run_as(tmp_path / "runs", plain)
 
 
-@pytest.mark.trust("machines", "a SLURM job that its user cancels")
-def test_a_cancelled_job_saves_and_stays_cancelled(cluster, tmp_path):
-    out = tmp_path / "out"
-    job = submit(cluster, out, "--ntasks=1", "recipe.iterations=100000", f"runs={tmp_path}/runs")
-    wait_for(lambda: reached(tmp_path / "runs") >= 2, "no metrics")
-    ask(cluster, "scancel", job)
-    wait_for(lambda: state(cluster, job) == "CANCELLED", "not cancelled")
-    assert "; not requeued here (the job is completing); the same command goes on" in out.read_text()
+@pytest.fixture
+def sweep() -> list[str]:
+    if not importlib.util.find_spec("submitit"):
+        pytest.skip("hydra-submitit-launcher is not installed")
+    return [sys.executable, "-m", "src.train", "-m", "hydra/launcher=submitit_slurm", *RUN]
 
 
 @pytest.mark.trust("machines", "a sweep as SLURM jobs, one of which fails")
-@pytest.mark.skipif(not importlib.util.find_spec("submitit"), reason="hydra-submitit-launcher is not installed")
-def test_submitit_makes_each_net_a_job_and_says_which_failed(cluster, tmp_path):
-    sweep = [sys.executable, "-m", "src.train", "-m", "hydra/launcher=submitit_slurm", "model=plain,resnet,resnet20"]
-    code, out = run([*sweep, *RUN, f"runs={tmp_path}"], **cluster)
+def test_submitit_makes_each_net_a_job_and_says_which_failed(cluster, sweep, tmp_path):
+    code, out = run([*sweep, "model=plain,resnet,resnet20", f"runs={tmp_path}"], **cluster)
     assert code == 1 and "model=resnet20 has its own depth: n=1 needs model=plain" in out, out
     jobs = sorted(path.name for path in (tmp_path / ".submitit").glob("*_*/"))
     assert [name.partition("_")[2] for name in jobs] == ["0", "1", "2"]
     finished = sorted(path.parent.name.partition("-")[0] for path in tmp_path.glob("*/*/summary.json"))
     folders = sorted(path.name.partition("-")[0] for path in (tmp_path / "digits").iterdir())
     assert finished == ["plain8", "resnet8"] == folders
+
+
+@pytest.mark.trust("machines", "a SLURM job that its user cancels")
+def test_a_cancelled_job_saves_and_stays_cancelled_and_its_sweep_says_so(cluster, sweep, tmp_path):
+    started = start([*sweep, "recipe.iterations=100000", f"runs={tmp_path}"], **cluster)
+    wait_for(lambda: started.poll() is not None or reached(tmp_path) >= 2, "no metrics")
+    ask(cluster, "scancel", "--user=root")
+    out, _ = started.communicate(timeout=100)
+    lines = out.splitlines()
+    assert started.returncode == 1 and lines[-1].endswith("has not produced any output (state: CANCELLED)"), out
+    assert len(lines) == 1
+    (log,) = tmp_path.rglob("*_log.out")
+    said = "stopped by SIGTERM: saved at iteration .* not requeued here .the job is completing.; the same command goes"
+    assert re.search(said, log.read_text())
+    assert "COMPLETED" not in ask(cluster, "squeue", "--noheader", "--states=all", "--format=%T")
