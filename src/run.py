@@ -144,10 +144,10 @@ class RunFolder:
                 ) from None
             with writing(self.path):
                 lock.truncate(0)
-                lock.write(f"process {os.getpid()} on {os.uname().nodename}")
-                lock.flush()
-                self.error.unlink(missing_ok=True)
+                os.write(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
             self.plan()
+            with writing(self.error):
+                self.error.unlink(missing_ok=True)
             self.lock = lock
             try:
                 yield

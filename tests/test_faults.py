@@ -130,14 +130,29 @@ def test_a_full_disk_while_a_checkpoint_is_written(whole, disk, on_disk):
     assert_nothing_lost_and_nothing_wrong(whole, seen)
 
 
+def fill(folder: Path) -> Path:
+    """A file that takes all the room there is."""
+    with pytest.raises(OSError, match="No space"), open(folder / "filler", "wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return folder / "filler"
+
+
+@pytest.mark.trust("fault", "a full disk when the run begins")
+def test_a_full_disk_when_the_run_begins(whole, disk, on_disk):
+    seen = disk.seen(on_disk.folder)
+    filler = fill(seen.path.parents[2])
+    assert on_disk.fails() == f"FOLDER cannot be written {FULL}"
+    filler.unlink()
+    on_disk.finishes()
+    assert_nothing_lost_and_nothing_wrong(whole, seen)
+
+
 @pytest.mark.trust("fault", "a full disk while a row is written")
 def test_a_full_disk_while_a_row_is_written(whole, disk, on_disk):
     """The first row of layers.csv, at iteration 3, as a page that is begun already takes what comes."""
     attempt, seen = on_disk.to("writing rows", 3, 0), disk.seen(on_disk.folder)
-    filler = seen.path / "filler"
-    with pytest.raises(OSError, match="No space"), open(filler, "wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    filler = fill(seen.path)
     assert on_disk.fails(attempt) == f"FOLDER/layers.csv cannot be written {FULL}"
     assert reached(seen) == 2
     filler.unlink()
