@@ -141,7 +141,7 @@ def test_a_batch_that_does_not_divide_is_refused_before_there_is_a_folder(find, 
 
 @pytest.mark.trust("processes", "a process that hangs")
 def test_a_process_that_hangs_ends_the_run_with_that_said_and_is_ended(tmp_path):
-    """Of two, the second never comes to its fifth iteration; the patience of the first is cut from 50 s to 12."""
+    """Of two, the second never comes to its fifth iteration; in the fourth the patience of the first is cut to 5 s."""
     script = tmp_path / "train.py"
     script.write_text(
         f"import os, sys, time\nsys.path.insert(0, {str(ROOT)!r})\n"
@@ -150,10 +150,15 @@ def test_a_process_that_hangs_ends_the_run_with_that_said_and_is_ended(tmp_path)
         "from src.command_line import entry\n"
         "from src.record import Record\n"
         "def hang(self, trainer, *_):\n"
+        "    if trainer.global_step == 4:\n"
+        "        import torch\n"
+        "        group = torch.distributed.distributed_c10d._get_default_group()._get_backend(torch.device('cpu'))\n"
+        "        print('patience', group.options._timeout, flush=True)\n"
+        "        group._set_default_timeout(timedelta(seconds=5))\n"
         "    if trainer.global_step == 5 and trainer.global_rank == 1:\n"
         "        print('process', os.getpid(), flush=True)\n"
         "        time.sleep(1000)\n"
-        "train.PATIENCE, Record.on_train_batch_start = timedelta(seconds=12), hang\n"
+        "Record.on_train_batch_start = hang\n"
         "entry(train.main_or_sweep)\n"
     )
     command = [sys.executable, script, *TINY, *SHARED, "trainer.devices=2", f"runs={tmp_path}/runs"]
@@ -164,6 +169,7 @@ def test_a_process_that_hangs_ends_the_run_with_that_said_and_is_ended(tmp_path)
     (folder,) = (tmp_path / "runs" / "digits").iterdir()
     assert (folder / "error.txt").read_text() == last
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert done.stdout.count("patience 0:00:50") == 2
     (process,) = (line.split()[1] for line in done.stdout.splitlines() if line.startswith("process"))
     status = Path(f"/proc/{process}/status")
     assert not status.exists() or "zombie" in status.read_text()

@@ -158,7 +158,7 @@ def eval(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
 
 
 def deterministic(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """What equal bits cost: src.train by its key trainer.deterministic."""
+    """What equal bits cost src.train: images per second by its key trainer.deterministic."""
     net, count = nets[0], for_net(iterations, nets[0])
     tasks: dict[Any, Task] = {
         (net, f"src.train trainer.deterministic={word}", NATIVE): (ours, (net, NATIVE, count, "auto", word))
