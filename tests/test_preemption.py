@@ -1,12 +1,15 @@
 """Runs that are told to stop, in this process; tests/cluster does it to several processes and on a real SLURM."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
 
 import pytest
 import torch
 
 from src import cluster
+from src.data.workers import made_ahead
 from src.preemption import SIGNALS
 from src.record import Record
 
@@ -111,6 +114,21 @@ def test_a_run_told_to_stop_while_its_final_weights_are_tested_stops_at_once(tin
     assert (
         folder.summary["test_error"] == tiny("data.val_images=100", f"runs={folder.path}/whole").summary["test_error"]
     )
+
+
+def test_workers_that_make_batches_leave_the_signals_to_the_run_and_end_when_it_says_so():
+    batches = made_ahead(torch.tensor, range(40), 1)
+    assert next(batches) == 0
+    (worker,) = multiprocessing.active_children()
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # by another process, as SLURM does
+    assert [int(batch) for batch in batches] == [*range(1, 40)]
+
+    batches = made_ahead(torch.tensor, range(40), 1)
+    assert next(batches) == 0
+    (worker,) = multiprocessing.active_children()
+    worker.terminate()
+    worker.join(10)
+    assert worker.exitcode == 0
 
 
 @pytest.mark.parametrize(
