@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.run import flatten
+from src.identity import flatten
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # By name, so as not to import Lightning and submitit here.

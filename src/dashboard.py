@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from src.run import RunFolder, flatten, identity
+from src.identity import flatten, identity
+from src.run import RunFolder
 
 if TYPE_CHECKING:
     import wandb

@@ -10,9 +10,10 @@ from tqdm import tqdm
 
 from src.classifier import Classifier
 from src.dashboard import Board
+from src.identity import differences, identity
 from src.layers import gradient_norms, measured_responses
 from src.norm import average_statistics
-from src.run import RunFolder, differences, identity
+from src.run import RunFolder
 
 
 class Record(Callback):

@@ -15,7 +15,8 @@ from omegaconf import DictConfig
 
 from src.command_line import CONF, entry, job, resolve
 from src.evaluate import test_run
-from src.run import RunFolder, family, folder_name
+from src.identity import family, folder_name
+from src.run import RunFolder
 from src.sweep import Job, Sweep, slots
 
 if TYPE_CHECKING:

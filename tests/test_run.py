@@ -1,73 +1,12 @@
-import copy
 import os
 import time
 
 import pytest
 import yaml
 from attempt import forked
+from test_identity import CONFIG, changed
 
-from src.run import COLUMNS, RunFolder, differences, flatten, folder_name, net_name
-
-CONFIG = {
-    "choices": {"model": "resnet56", "data": "cifar10", "recipe": "cifar10"},
-    "model": {"n": 9, "shortcut": "A"},
-    "data": {"root": "data", "val_images": 5000},
-    "recipe": {"iterations": 64000, "schedule": {"lr": 0.1, "drops": [0.5, 0.75]}},
-    "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
-    "n": 3,
-    "seed": 0,
-    "runs": "runs",
-}
-
-
-def changed(**values):
-    config = copy.deepcopy(CONFIG)
-    for key, value in values.items():
-        *path, last = key.split("__")
-        node = config
-        for part in path:
-            node = node[part]
-        node[last] = value
-    return config
-
-
-def test_a_folder_is_named_by_what_differs_from_the_defaults():
-    def name(**values):
-        return folder_name(changed(**values), CONFIG, "resnet56")
-
-    assert name() == "resnet56-s0"
-    assert name(seed=3) == "resnet56-s3"
-    assert name(recipe__iterations=200) == "resnet56-iterations200-s0"
-    assert name(model__shortcut="B", recipe__schedule__lr=0.05) == "resnet56-shortcutB-lr0.05-s0"
-    assert name(recipe__schedule__drops=[0.5]) == "resnet56-drops0.5-s0"
-    assert name(trainer__precision="bf16-mixed") == "resnet56-bf16-mixed-s0"
-    assert name(model__n=4) == "resnet56-n4-s0"
-
-
-def test_where_a_run_happens_is_not_part_of_its_name():
-    elsewhere = changed(trainer__accelerator="gpu", trainer__devices=8, data__root="/elsewhere", runs="/more")
-    assert folder_name(elsewhere, CONFIG, "resnet56") == "resnet56-s0"
-
-
-@pytest.mark.parametrize(
-    ("model", "n", "name"),
-    [
-        ("resnet56", 9, "resnet56"),
-        ("resnet", 9, "resnet56"),
-        ("plain", 200, "plain1202"),
-        ("resnet50", None, "resnet50"),
-    ],
-)
-def test_nets_of_the_same_depth_share_a_name(model, n, name):
-    assert net_name(model, n) == name
-
-
-def test_a_generic_net_is_named_by_its_depth_alone():
-    assert folder_name(changed(model__n=18, n=18), CONFIG, "resnet") == "resnet110-s0"
-
-
-def test_flatten():
-    assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
+from src.run import COLUMNS, RunFolder
 
 
 def test_one_process_at_a_time_and_only_the_same_config(tmp_path):
@@ -82,15 +21,6 @@ def test_one_process_at_a_time_and_only_the_same_config(tmp_path):
     with pytest.raises(ValueError, match="recipe.iterations was 64000, now 5.*move that folder away"), other.locked():
         pass
     assert yaml.safe_load((folder.path / "config.yaml").read_text()) == CONFIG
-
-
-@pytest.mark.parametrize("value", [0, False, None])
-def test_a_key_that_came_after_a_run_is_off_in_it(tmp_path, value):
-    RunFolder(tmp_path, CONFIG).plan()
-    RunFolder(tmp_path, changed(recipe__later=value)).refuse_another_config()
-    with pytest.raises(ValueError, match="recipe.later was None, now 200"):
-        RunFolder(tmp_path, changed(recipe__later=200)).refuse_another_config()
-    assert differences({"recipe.later": 200}, {"recipe.later": value}) == f"recipe.later was 200, now {value}"
 
 
 def test_rows_are_logged_and_forgotten(tmp_path):

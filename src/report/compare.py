@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from src.run import flatten, identity
+from src.identity import flatten, identity
 
 Config = dict[str, Any]
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import yaml
 
+from src.identity import family
 from src.report.compare import SEED, alike, departures, grouped
-from src.run import RunFolder, family
+from src.run import RunFolder
 
 Row = dict[str, Any]
 LeftOut = list[tuple[Path, str]]

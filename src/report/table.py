@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
+from src.identity import net_name
 from src.report.compare import DEPTH, NET, PAPER_DATA, alike, grouped, variants
 from src.report.results import Row, Run, read_csv, without_seed
-from src.run import net_name
 
 HEAD = ("net", "layers", "shortcut", "parameters", "multiply-adds", "training error, %", "test error, %")
 PHOTOS = ("top-5 error, %", "protocol")
