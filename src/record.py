@@ -27,18 +27,10 @@ class Record(Callback):
     Raises FloatingPointError when the loss or a weight is not finite; no checkpoint is written of that.
     """
 
-    def __init__(
-        self,
-        folder: RunFolder,
-        iterations: int,
-        log_every: int,
-        eval_every: int,
-        checkpoint_every: int,
-        split: str,
-    ) -> None:
-        self.folder, self.iterations, self.split = folder, iterations, split
-        self.log_every, self.eval_every, self.checkpoint_every = log_every, eval_every, checkpoint_every
-        self.norm_batches = folder.config["recipe"]["norm_batches"]
+    def __init__(self, folder: RunFolder, recipe: dict[str, Any], split: str) -> None:
+        self.folder, self.split, self.iterations = folder, split, recipe["iterations"]
+        self.log_every, self.eval_every = recipe["log_every"], recipe["eval_every"]
+        self.checkpoint_every, self.norm_batches = recipe["checkpoint_every"], recipe["norm_batches"]
         if self.norm_batches < 0:
             raise ValueError(f"recipe.norm_batches={self.norm_batches} must be at least 0")
         self.row: dict[str, float] = {}

@@ -25,7 +25,7 @@ from src.run import RunFolder, TakenError
 OF_A_LAUNCHER = "LOCAL_RANK RANK WORLD_SIZE NODE_RANK GROUP_RANK MASTER_ADDR MASTER_PORT PL_GLOBAL_SEED".split()
 OF_A_LAUNCHER += "SLURM_NTASKS SLURM_JOB_ID".split()
 BAR = "{percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
-HEAVY = ["hydra", "src.captured", "src.record", "src.data.cifar10", "src.models.residual", "src.models.count"]
+HEAVY = ["src.fit", "src.data.cifar10", "src.models.residual"]
 
 
 class SweepError(ValueError):

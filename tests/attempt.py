@@ -151,7 +151,7 @@ def live(
     from pytorch_lightning import Trainer
     from tqdm import tqdm
 
-    from src import checkpoint, train
+    from src import checkpoint, fit, train
     from src.classifier import Classifier
     from src.command_line import entry
     from src.record import Record
@@ -160,7 +160,7 @@ def live(
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
     follower = Follower(*of_stop)
     follower.before(RunFolder, "locked", follower.enter, "making its folder")
-    follower.before(checkpoint, "newest_whole", follower.leave, "making its folder")
+    follower.before(fit, "newest_whole", follower.leave, "making its folder")
     follower.before(Classifier, "on_train_batch_start", follower.enter, "training")
     follower.before(Record, "on_train_batch_end", follower.leave, "training")
     follower.before(Record, "on_validation_start", follower.enter, "evaluating")

@@ -119,7 +119,7 @@ def test_a_run_is_tested_by_the_protocol_it_asks_for_and_later_by_another_withou
     assert {folder.path for folder in by.values()} == {first.path}
     train.run(first)
     assert [folder.finished for folder in by.values()] == [True, True, False]
-    monkeypatch.setattr(train, "train", None)
+    monkeypatch.setattr("src.fit.fit", None)
     train.run(by["multiscale"])
     assert by["multiscale"].finished
     assert sorted(path.name for path in first.path.glob("*.json")) == ["10crop.json", "multiscale.json", "summary.json"]

@@ -89,8 +89,8 @@ def group(folder: RunFolder, log, *stops: tuple[str, int, int] | None) -> list[A
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    of_all = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "one"}
-    of_all |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    of_all = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1"}
+    of_all |= {"TORCHELASTIC_RUN_ID": "one", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     return [
         Attempt(folder, log, stop, RANK=str(rank), LOCAL_RANK=str(rank), **of_all) for rank, stop in enumerate(stops)
     ]
