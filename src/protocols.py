@@ -16,7 +16,7 @@ from src.data.augment import normalize
 from src.data.imagenet import ImageNet
 from src.data.images import ImagesInMemory, nchw
 from src.data.photo import SIZE, center, resize, scaled
-from src.data.photos import Made, Photos, TestBatches
+from src.data.photos import TestBatches
 from src.data.stream import Batch
 
 SHORTER = 256  # side of the photo that crops are of
@@ -85,22 +85,11 @@ class Views(LightningDataModule):
             return SmallImages(batches.images, batches.labels)
         count = self.protocol.at_once
         items = [item[first : first + count] for item in batches.items for first in range(0, len(item), count)]
-        return TestBatches(partial(view, self.data.photos["test"], self.protocol.views), items, batches.read)
+        return TestBatches(partial(self.data.photos["test"].views, self.protocol.views), items, batches.read)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], _: int) -> tuple[list[Tensor], Tensor]:
         *views, labels = batch
         return views, labels
-
-
-def view(photos: Photos, of: Callable[[Tensor], list[Tensor]], indices: range) -> Made:
-    """The views `of` some photos and their labels; if all are skipped, one empty tensor."""
-    skipped: list[str] = []
-    read = [photo for photo in (photos.read(index, skipped) for index in indices) if photo]
-    if not read:
-        return (torch.empty(0),), skipped
-    of_size = zip(*(of(photo) for photo, _ in read), strict=True)
-    views = [torch.stack([of_photo.movedim(1, 3) for of_photo in same]) for same in of_size]
-    return (*views, torch.tensor([label for _, label in read])), skipped
 
 
 class SmallImages:

@@ -47,14 +47,21 @@ class Photos:
             skipped.append(line)
             return None
 
-    def view(self, of: Callable[[Tensor], Tensor], indices: range) -> Made:
-        """A batch for testing: `of` each photo, which is [3, 224, 224]; fewer than `indices` if some are skipped."""
+    def views(self, of: Callable[[Tensor], list[Tensor]], indices: range) -> Made:
+        """What `of` makes of photos, for testing: uint8 [n, views, height, width, 3] for each size, and labels [n].
+
+        Fewer than `indices` if some are skipped; if all are, one empty tensor of views.
+        """
         skipped: list[str] = []
-        photos = filter(None, [self.read(index, skipped) for index in indices])
-        return _stack([(of(photo), label) for photo, label in photos]), skipped
+        photos = [photo for photo in (self.read(index, skipped) for index in indices) if photo]
+        of_size = zip(*(of(photo) for photo, _ in photos), strict=True)
+        views = [torch.stack([of_photo.movedim(1, 3) for of_photo in same]) for same in of_size]
+        return (*(views or [torch.empty((0, 1), dtype=torch.uint8)]), torch.tensor([label for _, label in photos])), skipped
 
     def center(self, indices: range) -> Made:
-        return self.view(center, indices)
+        """The middle of photos, uint8 [n, 224, 224, 3], and labels [n]."""
+        (views, labels), skipped = self.views(lambda photo: [center(photo)[None]], indices)
+        return (views.squeeze(1), labels), skipped
 
 
 class Augmented:
