@@ -41,6 +41,8 @@ class Preemption(Callback):
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         if trainer.world_size > 1:
             self.group = distributed.new_group(backend="gloo", timeout=trainer.strategy._timeout)
+            # Lightning asks the first process, too; each iteration waits for the answer, on a GPU the device as well.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         self._listen()
 
     def on_test_start(self, *_: object) -> None:
