@@ -1,10 +1,24 @@
-"""A run as a job of a cluster: the processes that torchrun or srun started for it, and its way back into the queue."""
+"""A run as several processes, maybe a job of a cluster: who started them, how long they wait for each other, and the
+way back into the queue."""
 
 import os
 import subprocess
+from datetime import timedelta
 
 from lightning_fabric.plugins.environments import SLURMEnvironment
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
+from torch.distributed.distributed_c10d import _set_pg_timeout
+
+START = timedelta(minutes=10)  # for all processes to be there: the imports of some may come from a slow disk
+PATIENCE = timedelta(seconds=50)  # then, with one that does not answer the others
+
+
+class Patience(Callback):
+    """Ends the long wait for processes to start, once they have."""
+
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.world_size > 1:
+            _set_pg_timeout(PATIENCE)
 
 
 def slurm() -> list[SLURMEnvironment]:

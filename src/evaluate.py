@@ -12,7 +12,7 @@ from src.run import RunFolder
 from src.targets import refuse_foreign_targets
 
 if TYPE_CHECKING:
-    from pytorch_lightning import LightningDataModule
+    from pytorch_lightning import Callback, LightningDataModule
 
     from src.protocols import Normalized
 
@@ -55,18 +55,20 @@ def of_run(folder: RunFolder) -> dict[str, Any]:
     return folder.config | {"weights": folder.last_checkpoint, "name": folder.path.name}
 
 
-def test_run(folder: RunFolder, trainer: dict[str, Any], protocol: str) -> None:
+def test_run(folder: RunFolder, trainer: dict[str, Any], protocol: str, *callbacks: "Callback") -> None:
     """Tests a run, in its own precision unless `trainer` has one; its folder keeps what a test of photos gave."""
     from pytorch_lightning.utilities import rank_zero_only
 
     own, data = folder.config["trainer"]["precision"], folder.config["choices"]["data"]
     trainer = trainer | {"precision": trainer["precision"] or own}
-    test = evaluate([of_run(folder)], trainer, protocol, f"{folder.path.name} on {data}")
+    test = evaluate([of_run(folder)], trainer, protocol, f"{folder.path.name} on {data}", *callbacks)
     if protocol != "center" and rank_zero_only.rank == 0:
         folder.keep_test(test)
 
 
-def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str, name: str) -> dict[str, Any]:
+def evaluate(
+    nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str, name: str, *callbacks: "Callback"
+) -> dict[str, Any]:
     """Prints the errors of nets together over every test image, and returns them with all that belongs to them.
 
     Each of `nets` has `model`, `data` and `seed` as a run's config, its `weights`, a file, and its `name`. The images
@@ -86,7 +88,7 @@ def evaluate(nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str,
     trainer = trainer | {"precision": trainer["precision"] or "32-true"}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     with tqdm(desc="testing", total=len(labels_of(data)), unit=" images", leave=False, disable=None) as bar:
-        tester = Trainer(**trainer, **quiet, callbacks=[Bar(bar)])
+        tester = Trainer(**trainer, **quiet, callbacks=[Bar(bar), *callbacks])
         start = time.perf_counter()
         tester.test(classifier, datamodule=views, verbose=False)
         seconds = time.perf_counter() - start

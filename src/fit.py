@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
-from datetime import timedelta
 from subprocess import TimeoutExpired
 from typing import Any
 
@@ -15,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.captured import CapturedClassifier, resolve_step
 from src.checkpoint import WholeCheckpoints, newest_whole
 from src.classifier import Classifier
-from src.cluster import refuse_other_processes, slurm
+from src.cluster import START, Patience, refuse_other_processes, slurm
 from src.dashboard import Board, dashboard
 from src.data.imagenet import ImageNet
 from src.data.images import ImagesInMemory
@@ -28,8 +27,6 @@ from src.record import Record
 from src.run import RunFolder
 from src.synced import SyncBatchNorm
 
-PATIENCE = timedelta(seconds=50)  # with a process that does not answer the others
-
 
 def fit(folder: RunFolder) -> None:
     """Trains, tests the final weights and writes the summary.
@@ -41,7 +38,7 @@ def fit(folder: RunFolder) -> None:
     config, commit = folder.config, git_commit()
     split = "val" if config["data"]["val_images"] else "test"
     record = Record(folder, config["recipe"], split)
-    trainer = make_trainer(config, [Preemption(record), record])
+    trainer = make_trainer(config, [Patience(), Preemption(folder, record), record])
     step = resolve_step(config["step"], trainer.strategy.root_device, trainer.world_size, config["recompute"])
     classifier, data = build(config, step)
     Views(data, config["protocol"])  # refuses what cannot be done at the end
@@ -80,7 +77,7 @@ def make_trainer(config: dict[str, Any], callbacks: list[Any]) -> Trainer:
     )
     refuse_other_processes(trainer)
     if isinstance(trainer.strategy, DDPStrategy):
-        trainer.strategy._timeout = PATIENCE
+        trainer.strategy._timeout = START
         trainer.strategy._ddp_kwargs["broadcast_buffers"] = False  # the classifier does, and not at each step
     return trainer
 

@@ -12,8 +12,9 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from torch import distributed
 
-from src.cluster import requeue
+from src.cluster import PATIENCE, requeue
 from src.record import Record
+from src.run import RunFolder
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -32,15 +33,16 @@ class Preemption(Callback):
     After that checkpoint, or the evaluation that is due before it, comes `Stopped` in place of the next iteration, and
     while the final weights are tested, which are saved, it comes at once. The processes of a run stop all at the same
     iteration; the first one speaks for them: the others' exit status is 0, as a launcher kills it if theirs is not.
+    Where there is nothing but the test, there is no record.
     """
 
-    def __init__(self, record: Record) -> None:
-        self.record, self.signal = record, 0
+    def __init__(self, folder: RunFolder, record: Record | None = None) -> None:
+        self.folder, self.record, self.signal = folder, record, 0
         self.question: tuple[distributed.Work, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         if trainer.world_size > 1:
-            self.group = distributed.new_group(backend="gloo", timeout=trainer.strategy._timeout)
+            self.group = distributed.new_group(backend="gloo", timeout=PATIENCE)
             # Lightning asks the first process, too; each iteration waits for the answer, on a GPU the device as well.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
         self._listen()
@@ -78,17 +80,17 @@ class Preemption(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         if self.record.stopping:
-            self._end(trainer, self.record.stopping)
+            self._end(trainer, self.record.stopping, trainer.global_step)
 
     def on_test_batch_end(self, trainer: Trainer, *_: object) -> None:
         if self.signal:
-            self._end(trainer, self.signal)
+            self._end(trainer, self.signal, self.folder.config["recipe"]["iterations"])
 
-    def _end(self, trainer: Trainer, number: int) -> None:
+    def _end(self, trainer: Trainer, number: int, iteration: int) -> None:
         if not trainer.is_global_zero:
             raise SystemExit(0)
-        name, iteration = signal.Signals(number).name, trainer.global_step
-        raise Stopped(number, f"{self.record.folder.path} stopped by {name}: saved at iteration {iteration}")
+        name = signal.Signals(number).name
+        raise Stopped(number, f"{self.folder.path} stopped by {name}: saved at iteration {iteration}")
 
 
 @contextmanager

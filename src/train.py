@@ -61,7 +61,7 @@ def run(folder: RunFolder) -> None:
     from pytorch_lightning.utilities import rank_zero_only
 
     from src.fit import fit
-    from src.preemption import requeued_if_stopped
+    from src.preemption import Preemption, requeued_if_stopped
 
     protocol = folder.config["protocol"]
     with requeued_if_stopped():
@@ -70,7 +70,7 @@ def run(folder: RunFolder) -> None:
             if rank_zero_only.rank == 0:
                 print(f"{folder.path}: {in_words(folder)}", flush=True)
         if protocol != "center" and not folder.tested(protocol):
-            test_run(folder, folder.config["trainer"], protocol)
+            test_run(folder, folder.config["trainer"], protocol, Preemption(folder))
 
 
 def in_words(folder: RunFolder) -> str:

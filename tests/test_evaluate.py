@@ -1,3 +1,5 @@
+import os
+import signal
 from typing import ClassVar
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch import nn
 from src import train
 from src.command_line import CONF
 from src.evaluate import evaluate, of_run
+from src.protocols import Bar
 from src.weights import load_weights, read_weights
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
@@ -120,6 +123,11 @@ def test_a_run_is_tested_by_the_protocol_it_asks_for_and_later_by_another_withou
     train.run(first)
     assert [folder.finished for folder in by.values()] == [True, True, False]
     monkeypatch.setattr("src.fit.fit", None)
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
+        patch.setattr(Bar, "on_test_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        train.run(by["multiscale"])
+    assert stopped.value.code == 128 + signal.SIGTERM and not by["multiscale"].finished
+    assert "stopped by SIGTERM: saved at iteration 2; the same command goes on" in capsys.readouterr().out
     train.run(by["multiscale"])
     assert by["multiscale"].finished
     assert sorted(path.name for path in first.path.glob("*.json")) == ["10crop.json", "multiscale.json", "summary.json"]

@@ -56,7 +56,10 @@ class Photos:
         photos = [photo for photo in (self.read(index, skipped) for index in indices) if photo]
         of_size = zip(*(of(photo) for photo, _ in photos), strict=True)
         views = [torch.stack([of_photo.movedim(1, 3) for of_photo in same]) for same in of_size]
-        return (*(views or [torch.empty((0, 1), dtype=torch.uint8)]), torch.tensor([label for _, label in photos])), skipped
+        return (
+            *(views or [torch.empty((0, 1), dtype=torch.uint8)]),
+            torch.tensor([label for _, label in photos]),
+        ), skipped
 
     def center(self, indices: range) -> Made:
         """The middle of photos, uint8 [n, 224, 224, 3], and labels [n]."""
