@@ -74,5 +74,8 @@ def requeue() -> str:
 
 
 def _answer(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        return str(error)
     return (done.stdout + done.stderr).strip()
