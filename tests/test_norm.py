@@ -4,7 +4,7 @@ import yaml
 from conftest import TINY, Killed
 from data.photos_on_disk import make_folders
 from hydra.utils import instantiate
-from test_synced import call
+from processes import said_in_a_run, together
 from test_train import assert_same_run, weights
 from torch import nn
 
@@ -90,11 +90,11 @@ def test_nothing_but_the_averages_and_what_is_tested_with_them_changes(tiny, tmp
     assert len(momenta) == 14 and {*momenta} == {0.1}
 
     config = strict.config | {"weights": strict.last_checkpoint}
-    mistakes, _, images = evaluate([config], {"accelerator": "cpu", "precision": "32-true"}, "center", "it")
-    assert 100 * mistakes / images == strict.summary["test_error"] == strict_last["test/error"]
+    test = evaluate([config], {"accelerator": "cpu", "precision": "32-true"}, "center", "it")
+    assert test["test_error"] == strict.summary["test_error"] == strict_last["test/error"]
 
 
-@pytest.mark.trust("kill", "a run killed while batch norm's averages are taken, and before and after")
+@pytest.mark.trust("stop", "an exception while batch norm's averages are taken, and before and after")
 @pytest.mark.parametrize("step", ["eager", "compile"])
 def test_a_run_killed_around_the_averages_goes_on_to_the_same_bits(tiny, monkeypatch, tmp_path, step, record_property):
     """With the step in one piece, too, but without the compiler."""
@@ -135,7 +135,7 @@ def test_two_processes_average_over_the_shares_of_both(find, synced):
     overrides = ["n=1", "recipe.iterations=3", "recipe.norm_batches=2", "recipe.eval_every=2", "trainer.devices=2"]
     overrides += ["trainer.accelerator=cpu", "trainer.precision=32-true", f"trainer.sync_batchnorm={synced}"]
     folder = find(*overrides)
-    call(f"runs={folder.path.parents[1]}", *overrides)
+    together(2, said_in_a_run, folder)
     shares = 1 if synced else 2
     assert_averages(averages(folder), by_hand(folder, range(1, 3), shares), **CLOSE)
     with pytest.raises(AssertionError):

@@ -54,7 +54,7 @@ def told(tiny, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.trust("kill", "told to stop by a signal: at any iteration, in an evaluation, in a checkpoint")
+@pytest.mark.trust("stop", "told to stop by a signal: at any iteration, in an evaluation, in a checkpoint")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("hook", "iterations"),

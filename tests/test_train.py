@@ -68,7 +68,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(find, tiny, tmp_
     assert tiny("seed=1").metrics.read_text() != first.metrics.read_text()
 
 
-@pytest.mark.trust("kill", "stopped from within before and after each step, row, evaluation and checkpoint")
+@pytest.mark.trust("stop", "an exception before and after each step, row, evaluation and checkpoint")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("hook", "iterations"),

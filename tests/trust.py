@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-KINDS = ("kill", "fault", "bad input", "safety", "processes", "machines", "bits")
+KINDS = ("kill", "stop", "fault", "bad input", "safety", "processes", "machines", "bits")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
