@@ -6,19 +6,17 @@ import subprocess
 from datetime import timedelta
 
 from lightning_fabric.plugins.environments import SLURMEnvironment
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
 START = timedelta(minutes=10)  # for all processes to be there: the imports of some may come from a slow disk
 PATIENCE = timedelta(seconds=50)  # then, with one that does not answer the others
 
 
-class Patience(Callback):
-    """Ends the long wait for processes to start, once they have."""
-
-    def on_train_start(self, trainer: Trainer, *_: object) -> None:
-        if trainer.world_size > 1:
-            _set_pg_timeout(PATIENCE)
+def all_started(trainer: Trainer) -> None:
+    """Ends the long wait for the processes of a run to start, as they have."""
+    if trainer.world_size > 1:
+        _set_pg_timeout(PATIENCE)
 
 
 def slurm() -> list[SLURMEnvironment]:

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.captured import CapturedClassifier, resolve_step
 from src.checkpoint import WholeCheckpoints, newest_whole
 from src.classifier import Classifier
-from src.cluster import START, Patience, refuse_other_processes, slurm
+from src.cluster import START, refuse_other_processes, slurm
 from src.dashboard import Board, dashboard
 from src.data.imagenet import ImageNet
 from src.data.images import ImagesInMemory
@@ -38,7 +38,7 @@ def fit(folder: RunFolder) -> None:
     config, commit = folder.config, git_commit()
     split = "val" if config["data"]["val_images"] else "test"
     record = Record(folder, config["recipe"], split)
-    trainer = make_trainer(config, [Patience(), Preemption(folder, record), record])
+    trainer = make_trainer(config, [Preemption(folder, record), record])
     step = resolve_step(config["step"], trainer.strategy.root_device, trainer.world_size, config["recompute"])
     classifier, data = build(config, step)
     Views(data, config["protocol"])  # refuses what cannot be done at the end

@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, Trainer
 from tqdm import tqdm
 
 from src.classifier import Classifier
+from src.cluster import all_started
 from src.dashboard import Board
 from src.identity import differences, identity
 from src.layers import gradient_norms, measured_responses
@@ -41,6 +42,7 @@ class Record(Callback):
         self.board: Board | None = None  # where W&B shows the rows, too
 
     def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+        all_started(trainer)
         if trainer.is_global_zero:
             self.folder.forget_after(trainer.global_step)
             self.folder.refuse_lost_rows([i for i in range(1, trainer.global_step + 1) if self._logs(i)])
