@@ -32,9 +32,10 @@ def tiny_below(place: Path) -> RunFolder:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> RunFolder:
-    """The run that nothing happened to."""
-    folder = tiny_below(tmp_path_factory.mktemp("whole"))
-    train.run(folder)
+    """The run that nothing happened to, on as many threads as those that something happens to."""
+    place = tmp_path_factory.mktemp("whole")
+    folder, log = tiny_below(place), place / "log"
+    assert Attempt(folder, log).end() == 0, log.read_text()
     return folder
 
 
@@ -264,7 +265,7 @@ def test_a_data_folder_that_is_gone_between_two_attempts(find, tmp_path, monkeyp
 
 @pytest.mark.trust("fault", "a weight that is not finite")
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_a_weight_that_is_not_finite_reaches_no_checkpoint(whole, tiny, find, monkeypatch, value):
+def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tiny, find, tmp_path, monkeypatch, value):
     """At iteration 4, after its loss is measured."""
     end = Record.on_train_batch_end
 
@@ -284,4 +285,5 @@ def test_a_weight_that_is_not_finite_reaches_no_checkpoint(whole, tiny, find, mo
     )
     assert folder.error.read_text() == str(error.value)
     assert reached(folder) == 3
+    whole = tiny(f"runs={tmp_path}/whole")
     assert_nothing_lost_and_nothing_wrong(whole, tiny())
