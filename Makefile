@@ -11,7 +11,7 @@ demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then
 test: .venv ## run the tests, offline
 	$(python) -m pytest
 
-trust: .venv ## put runs through kills, faults and bad input, and write README's table of it (15 minutes)
+trust: .venv ## put runs through kills, faults and bad input, and write README's table of it (6 minutes)
 	$(python) -m pytest -m trust --kills 30 --trust experiments/trust.csv
 	$(python) -m src.report --readme README.md
 
