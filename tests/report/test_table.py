@@ -101,7 +101,7 @@ def test_degradation_is_told_only_of_runs_that_differ_in_nothing_else(tmp_path):
 
 def test_the_tables_in_readme_are_those_of_the_measured_results():
     text = (ROOT / "README.md").read_text()
-    named = re.findall(r"<!-- (?:table|speed): (\S+) -->", text)
+    named = re.findall(r"<!-- (?:table|speed|trust): (\S+) -->", text)
     assert named
     assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*.csv"))
     assert fill_in(text, ROOT) == text
