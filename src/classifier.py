@@ -143,7 +143,13 @@ class Classifier(LightningModule):
         checkpoint["training"] = {"schedule": self.schedule.state_dict(), "trained": trained, "last": self.last_sums}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Raises ValueError if the checkpoint is from before each process's sums were kept."""
         state = checkpoint["training"]
+        if not isinstance(state["trained"], dict):
+            raise ValueError(
+                "the checkpoint is of an earlier version of this code: finish the run with that, or start it anew with "
+                "another runs=FOLDER"
+            )
         self.schedule.load_state_dict(state["schedule"])
         self.last_sums = state["last"]
         for name in SUMS:

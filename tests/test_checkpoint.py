@@ -108,3 +108,13 @@ def test_other_images_than_those_it_was_trained_on_are_refused(tiny, tiny_until,
     assert folder.last_checkpoint.read_bytes() == kept
     tiny()
     assert folder.summary
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused_in_a_line(tiny, tiny_until, find):
+    tiny_until(5)
+    last = find(*TINY, "trainer.precision=32-true").last_checkpoint
+    checkpoint = torch.load(last, weights_only=True)
+    checkpoint["training"]["trained"] = (2.5, 100, 50, 128)
+    WholeCheckpoints().save_checkpoint(checkpoint, last)
+    with pytest.raises(ValueError, match="is of an earlier version of this code"):
+        tiny()
