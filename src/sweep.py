@@ -148,7 +148,8 @@ class Sweep:
             code = job.process.exitcode
             if code < 0:
                 job.folder.fail(f"killed by {signal.Signals(-code).name}{' (out of memory?)' if code == -9 else ''}")
-            self.failed[job] = job.folder.error.read_text() if job.folder.error.exists() else "see its log.txt"
+            other = "see its log.txt" if job.folder.path.exists() else "its folder was removed or moved while it ran"
+            self.failed[job] = job.folder.error.read_text() if job.folder.error.exists() else other
             tqdm.write(f"FAILED    {self._line(job)}", file=sys.stderr)
 
     def _line(self, job: Job, width: int = 0) -> str:
