@@ -23,7 +23,7 @@ ALL = ("starting, or between these", *DOING, *DOING_AT_ITS_END)
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
 
 forked = get_context("forkserver")
-forked.set_forkserver_preload([*HEAVY, "src.checkpoint", "src.dashboard", "sklearn.datasets", "attempt"])
+forked.set_forkserver_preload([*HEAVY, "sklearn.datasets", "attempt"])
 
 
 class Attempt:

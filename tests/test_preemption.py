@@ -7,28 +7,12 @@ import subprocess
 
 import pytest
 import torch
+from test_train import assert_same_run
 
 from src import cluster
 from src.data.workers import made_ahead
 from src.preemption import SIGNALS
 from src.record import Record
-
-
-def assert_same_run(one, other):
-    for path, other_path in ((one.metrics, other.metrics), (one.layers, other.layers)):
-        assert path.read_bytes() == other_path.read_bytes()
-    a, b = (torch.load(folder.last_checkpoint, weights_only=True) for folder in (one, other))
-    assert a["global_step"] == b["global_step"] and a["training"] == b["training"]
-    for key in ("state_dict", "optimizer_states"):
-        torch.testing.assert_close(tensors(a[key]), tensors(b[key]), rtol=0, atol=0)
-
-
-def tensors(tree):
-    """The tensors of a tree of dicts and lists, in its order."""
-    if isinstance(tree, torch.Tensor):
-        return [tree]
-    branches = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
-    return [tensor for branch in branches for tensor in tensors(branch)]
 
 
 @pytest.fixture

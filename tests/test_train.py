@@ -29,8 +29,10 @@ def assert_same_run(one, other):
         assert path.read_bytes() == other_path.read_bytes()
     a, b = weights(one), weights(other)
     assert a["global_step"] == b["global_step"] == 8
+    assert a["state_dict"].keys() == b["state_dict"].keys()
     assert all(torch.equal(a["state_dict"][key], b["state_dict"][key]) for key in a["state_dict"])
     for state, other_state in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        assert state["state"].keys() == other_state["state"].keys()
         for key, value in state["state"].items():
             assert torch.equal(value["momentum_buffer"], other_state["state"][key]["momentum_buffer"])
     assert a["training"] == b["training"]
