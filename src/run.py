@@ -64,10 +64,15 @@ class RunFolder:
         return json.loads(path.read_text()) if path.exists() else None
 
     @property
+    def tested_as_asked(self) -> bool:
+        """Whether the test by the protocol of its config is there, which the summary has if that is `center`."""
+        protocol = self.config["protocol"]
+        return protocol == "center" or self.tested(protocol) is not None
+
+    @property
     def finished(self) -> bool:
         """Whether all that its config asks for is there."""
-        protocol = self.config.get("protocol", "center")
-        return self.summary is not None and (protocol == "center" or self.tested(protocol) is not None)
+        return self.summary is not None and self.tested_as_asked
 
     @contextmanager
     def locked(self) -> Iterator[None]:

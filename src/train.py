@@ -63,14 +63,13 @@ def run(folder: RunFolder) -> None:
     from src.fit import fit
     from src.preemption import Preemption, requeued_if_stopped
 
-    protocol = folder.config["protocol"]
     with requeued_if_stopped():
         if not folder.summary:
             fit(folder)
             if rank_zero_only.rank == 0:
                 print(f"{folder.path}: {in_words(folder)}", flush=True)
-        if protocol != "center" and not folder.tested(protocol):
-            test_run(folder, folder.config["trainer"], protocol, Preemption(folder))
+        if not folder.tested_as_asked:
+            test_run(folder, folder.config["trainer"], folder.config["protocol"], Preemption(folder))
 
 
 def in_words(folder: RunFolder) -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def usual(config: Config, **choices: str) -> Config:
     return found
 
 
+@cache
 def _config_file(group: str, name: str) -> Config:
     """The flat keys of a file of `conf` and of those it builds on; none if there is no such file (any more)."""
     path = CONF / group / f"{name}.yaml"
