@@ -2,17 +2,17 @@
 python := .venv/bin/python
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then table and figure (3 minutes)
-	$(python) -m src.train experiments=digits_depth n=3,9 runs=demo/runs
+	$(python) -m src.train experiment=digits_depth n=3,9 output_dir=demo/runs
 	$(python) -m src.report demo/runs/digits -o demo
 
 test: .venv ## run the tests, offline
 	$(python) -m pytest
 
-trust: .venv ## put runs through kills, faults and bad input, and write README's table of it (6 minutes)
-	$(python) -m pytest -m trust --kills 30 --trust experiments/trust.csv
+fault-injection: .venv ## put runs through kills, faults and bad input, and write the table of it (6 minutes)
+	$(python) -m pytest -m fault_injection --kills 30 --fault-injection experiments/fault_injection/results.csv
 	$(python) -m src.report --readme README.md
 
 lint: .venv ## check the code with ruff
@@ -30,4 +30,4 @@ lock: ## pin the dependencies of pyproject.toml anew
 	PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python $(python) --compile-bytecode --require-hashes -r requirements.lock
 	touch .venv
 
-.PHONY: help demo test trust lint lock
+.PHONY: help demo test fault-injection lint lock

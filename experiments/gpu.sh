@@ -6,8 +6,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-gpu} overrides=("${@:2}") python=${PYTHON:-.venv/bin/python}
 mkdir -p "$out"
-"$python" -m pytest -m gpu tests/test_captured.py
-"$python" -m src.train model=resnet20 data=cifar10 runs="$out/runs" "${overrides[@]}"
+"$python" -m pytest -m gpu tests/training/test_cuda_graph.py
+"$python" -m src.train model=resnet20 data=cifar10 output_dir="$out/runs" "${overrides[@]}"
 "$python" -m src.report "$out/runs" -o "$out"
 "$python" -m src.benchmark step overhead data eval start memory scale together profile \
     --nets resnet20 resnet56 --repeats 1 -o "$out/speed.csv"

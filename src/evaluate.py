@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from src.command_line import CONF, entry, job, resolve
-from src.run import RunFolder
-from src.targets import refuse_foreign_targets
+from src.cli import CONF, entry, job, resolve
+from src.config import check_targets
+from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from pytorch_lightning import Callback, LightningDataModule
 
-    from src.protocols import Normalized
+    from src.evaluation.protocols import Normalized
 
 
 @hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
@@ -25,14 +25,14 @@ def main(config: DictConfig) -> None:
         raise ValueError("say either run=FOLDER, or weights=FILE with model= and data=; several as [A,B]")
     trainer, protocol, data = config["trainer"], config["protocol"], config["choices"]["data"]
     if config["run"]:
-        folders = [RunFolder.trained(Path(run)) for run in listed(config["run"])]
+        folders = [RunDir.trained(Path(run)) for run in listed(config["run"])]
         for folder in folders:
             if config["root"]:
                 folder.config["data"]["root"] = config["root"]
         if len(folders) == 1:
-            test_run(folders[0], trainer, protocol)
+            evaluate_run(folders[0], trainer, protocol)
             return
-        nets, data = [of_run(folder) for folder in folders], folders[0].config["choices"]["data"]
+        nets, data = [run_config(folder) for folder in folders], folders[0].config["choices"]["data"]
         precisions = sorted({net["trainer"]["precision"] for net in nets})
         if trainer["precision"] is None and len(precisions) > 1:
             raise ValueError(f"these are runs in {' and '.join(precisions)}: say which with trainer.precision=")
@@ -49,21 +49,21 @@ def listed(value: str | list[str]) -> list[str]:
     return value if isinstance(value, list) else [value]
 
 
-def of_run(folder: RunFolder) -> dict[str, Any]:
+def run_config(folder: RunDir) -> dict[str, Any]:
     """The config of a run, with its last checkpoint as weights. Raises ValueError if it calls what conf does not."""
-    refuse_foreign_targets(folder.config, folder.path)
+    check_targets(folder.config, folder.path)
     return folder.config | {"weights": folder.last_checkpoint, "name": folder.path.name}
 
 
-def test_run(folder: RunFolder, trainer: dict[str, Any], protocol: str, *callbacks: "Callback") -> None:
+def evaluate_run(folder: RunDir, trainer: dict[str, Any], protocol: str, *callbacks: "Callback") -> None:
     """Tests a run, in its own precision unless `trainer` has one; its folder keeps what a test of photos gave."""
     from pytorch_lightning.utilities import rank_zero_only
 
     own, data = folder.config["trainer"]["precision"], folder.config["choices"]["data"]
     trainer = trainer | {"precision": trainer["precision"] or own}
-    test = evaluate([of_run(folder)], trainer, protocol, f"{folder.path.name} on {data}", *callbacks)
+    test = evaluate([run_config(folder)], trainer, protocol, f"{folder.path.name} on {data}", *callbacks)
     if protocol != "center" and rank_zero_only.rank == 0:
-        folder.keep_test(test)
+        folder.write_evaluation(test)
 
 
 def evaluate(
@@ -78,13 +78,14 @@ def evaluate(
     from pytorch_lightning import Trainer
     from tqdm import tqdm
 
-    from src.classifier import Classifier
-    from src.hardware import device_name, git_commit, quiet_lightning, versions
-    from src.protocols import Bar, Ensemble, Views, labels_of
+    from src.evaluation.protocols import Bar, Ensemble, TestViews, labels_of
+    from src.runs.environment import git_commit, silence_lightning, versions
+    from src.tasks.classification import Classifier
+    from src.training.precision import device_name
 
-    quiet_lightning()
+    silence_lightning()
     members, data = load(nets)
-    views, classifier = Views(data, protocol), Classifier(Ensemble(members))
+    views, classifier = TestViews(data, protocol), Classifier(Ensemble(members))
     trainer = trainer | {"precision": trainer["precision"] or "32-true"}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     with tqdm(desc="testing", total=len(labels_of(data)), unit=" images", leave=False, disable=None) as bar:
@@ -123,8 +124,8 @@ def load(nets: list[dict[str, Any]]) -> tuple[list["Normalized"], "LightningData
     import numpy as np
     from hydra.utils import instantiate
 
-    from src.protocols import Normalized, labels_of
-    from src.weights import load_weights, read_weights
+    from src.evaluation.protocols import Normalized, labels_of
+    from src.evaluation.weights import load_weights, read_weights
 
     members, modules = [], {}
     for config in nets:

@@ -8,10 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.command_line import entry
-from src.disk import write_whole
-from src.run import RunFolder
-from src.targets import refuse_foreign_targets
+from src.cli import entry
+from src.config import check_targets
+from src.runs.atomic_io import atomic_write
+from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -51,21 +51,21 @@ def export(run: Path, out: Path) -> None:
     if missing:
         install = "uv pip install --python .venv/bin/python --group export"
         raise ValueError(f"{out.suffix} files need {' and '.join(missing)}, which {install} brings")
-    folder = RunFolder.trained(run)
-    refuse_foreign_targets(folder.config, run)
+    folder = RunDir.trained(run)
+    check_targets(folder.config, run)
     if folder.summary is None:
         raise ValueError(f"{run} is not finished: the command that began it goes on with it")
     WRITERS[out.suffix](out, *read_run(folder))
 
 
-def read_run(folder: RunFolder) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
+def read_run(folder: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
     """The net with its final weights, the shape [C, H, W] of its images, and what else one must know to use it.
 
     The data of the run are read, for their mean.
     """
     from hydra.utils import instantiate
 
-    from src.weights import load_weights, read_weights
+    from src.evaluation.weights import load_weights, read_weights
 
     config = folder.config
     net = instantiate(config["model"], _convert_="all").eval()
@@ -98,15 +98,15 @@ def write_state_dict(out: Path, net: "nn.Module", _: object, metadata: Metadata)
     """A bare state dict for torch.load, and beside it a JSON file."""
     import torch
 
-    write_whole(out, lambda file: torch.save(net.state_dict(), file))
-    write_whole(out.with_suffix(".json"), lambda file: file.write(json.dumps(metadata).encode()))
+    atomic_write(out, lambda file: torch.save(net.state_dict(), file))
+    atomic_write(out.with_suffix(".json"), lambda file: file.write(json.dumps(metadata).encode()))
 
 
 def write_safetensors(out: Path, net: "nn.Module", _: object, metadata: Metadata) -> None:
     from safetensors.torch import save
 
     state = {name: value.contiguous() for name, value in net.state_dict().items()}
-    write_whole(out, lambda file: file.write(save(state, as_text(metadata))))
+    atomic_write(out, lambda file: file.write(save(state, as_text(metadata))))
 
 
 def write_onnx(out: Path, net: "nn.Module", image: tuple[int, int, int], metadata: Metadata) -> None:
@@ -123,7 +123,7 @@ def write_onnx(out: Path, net: "nn.Module", image: tuple[int, int, int], metadat
             verbose=False,
         )
     program.model.metadata_props.update(as_text(metadata))
-    write_whole(out, lambda file: file.write(program.model_proto.SerializeToString()))
+    atomic_write(out, lambda file: file.write(program.model_proto.SerializeToString()))
 
 
 def as_text(metadata: Metadata) -> dict[str, str]:

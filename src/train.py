@@ -7,11 +7,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.command_line import CONF, entry, job, resolve
-from src.evaluate import test_run
-from src.identity import folder_name
-from src.run import RunFolder
-from src.sweep import Job, Sweep, slots
+from src.cli import CONF, entry, job, resolve
+from src.evaluate import evaluate_run
+from src.runs.naming import run_name
+from src.runs.run_dir import RunDir
+from src.training.sweep import Job, Sweep, slots
 
 JOBS: list[Job] = []  # of a sweep, as Hydra composes one after the other
 
@@ -19,8 +19,8 @@ JOBS: list[Job] = []  # of a sweep, as Hydra composes one after the other
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 @job
 def main(config: DictConfig) -> None:
-    folder = find_folder(config)
-    folder.refuse_another_config()
+    folder = find_run_dir(config)
+    folder.check_same_config()
     of_hydra = HydraConfig.get()
     if of_hydra.mode == RunMode.MULTIRUN and of_hydra.launcher._target_.endswith("BasicLauncher"):
         JOBS.append(Job(folder, list(of_hydra.overrides.task)))
@@ -37,7 +37,7 @@ def main_or_sweep() -> None:
         Sweep(JOBS, *slots(config["trainer"]["accelerator"], config["sweep"]["jobs_per_device"])).run()
 
 
-def find_folder(config: DictConfig) -> RunFolder:
+def find_run_dir(config: DictConfig) -> RunDir:
     """The run folder that belongs to a config, which it resolves, `precision: auto` too.
 
     Raises ValueError for a value that no run can have.
@@ -48,31 +48,31 @@ def find_folder(config: DictConfig) -> RunFolder:
     for key in ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every"):
         if config["recipe"][key] < 1:
             raise ValueError(f"recipe.{key}={config['recipe'][key]} must be at least 1")
-    from src.hardware import resolve_precision
+    from src.training.precision import resolve_precision
 
-    config["trainer"]["precision"] = resolve_precision(**config["trainer"])
+    config["trainer"]["precision"] = resolve_precision(config["trainer"]["precision"], config["trainer"]["accelerator"])
     defaults["trainer"]["precision"] = "32-true"
     choices = config["choices"]
-    return RunFolder(Path(config["runs"]) / choices["data"] / folder_name(config, defaults, choices["model"]), config)
+    return RunDir(Path(config["output_dir"]) / choices["data"] / run_name(config, defaults, choices["model"]), config)
 
 
-def run(folder: RunFolder) -> None:
+def run(folder: RunDir) -> None:
     """Does what is missing of a run: trains, and tests by the protocol that its config asks for."""
     from pytorch_lightning.utilities import rank_zero_only
 
-    from src.fit import fit
-    from src.preemption import Preemption, requeued_if_stopped
+    from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
+    from src.training.trainer import fit
 
-    with requeued_if_stopped():
+    with requeue_if_interrupted():
         if not folder.summary:
             fit(folder)
             if rank_zero_only.rank == 0:
                 print(f"{folder.path}: {in_words(folder)}", flush=True)
-        if not folder.tested_as_asked:
-            test_run(folder, folder.config["trainer"], folder.config["protocol"], Preemption(folder))
+        if not folder.evaluated_as_configured:
+            evaluate_run(folder, folder.config["trainer"], folder.config["protocol"], Preemption(folder))
 
 
-def in_words(folder: RunFolder) -> str:
+def in_words(folder: RunDir) -> str:
     summary, protocol = folder.summary, folder.config["protocol"]
     test = folder.tested(protocol)
     more = f", by {protocol} {test['test_error']:.2f}% (top-5 {test['test_error_top5']:.2f}%)" if test else ""

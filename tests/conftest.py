@@ -9,15 +9,15 @@ import torch
 from hydra import initialize_config_dir
 
 from src import train
-from src.benchmark.loops import compose_run
-from src.command_line import CONF
-from src.record import Record
-from src.run import RunFolder
+from src.benchmark.baselines import compose_run
+from src.cli import CONF
+from src.runs.run_dir import RunDir
+from src.training.callbacks.record import Record
 
 if TYPE_CHECKING:
-    from wandb_stand_in import StandIn
+    from fake_wandb_server import FakeServer
 
-pytest_plugins = ["trust"]
+pytest_plugins = ["fault_injection"]
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR10_FILES = ROOT / "data" / "cifar-10-batches-py"
@@ -44,9 +44,9 @@ def hydra() -> None:
 
 
 @pytest.fixture
-def find(tmp_path: Path) -> Callable[..., RunFolder]:
+def find(tmp_path: Path) -> Callable[..., RunDir]:
     """The run folder of a command line, below this test's own folder."""
-    return lambda *overrides: train.find_folder(compose_run(f"runs={tmp_path}/runs", *overrides))
+    return lambda *overrides: train.find_run_dir(compose_run(f"output_dir={tmp_path}/runs", *overrides))
 
 
 class Killed(BaseException):
@@ -54,10 +54,10 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def tiny(find: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
+def tiny(find: Callable[..., RunDir]) -> Callable[..., RunDir]:
     """Trains `TINY` with further overrides in this process, and returns its folder."""
 
-    def run(*overrides: str) -> RunFolder:
+    def run(*overrides: str) -> RunDir:
         folder = find(*TINY, "trainer.precision=32-true", *overrides)
         train.run(folder)
         return folder
@@ -66,7 +66,7 @@ def tiny(find: Callable[..., RunFolder]) -> Callable[..., RunFolder]:
 
 
 @pytest.fixture
-def tiny_until(tiny: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+def tiny_until(tiny: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Trains as `tiny` does, and is killed after so many iterations."""
 
     def run(iterations: int, *overrides: str) -> None:
@@ -83,25 +83,26 @@ def tiny_until(tiny: Callable[..., RunFolder], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.fixture
 def wandb_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user of W&B who asked for nothing to be sent; see `wandb_stand_in.environment`."""
-    import wandb
-    from wandb_stand_in import environment
+    """A user of W&B who asked for nothing to be sent; see `fake_wandb_server.environment`."""
+    from fake_wandb_server import environment
 
-    from src import dashboard
+    import wandb
+
+    from src.training.callbacks import wandb as callback
 
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    dashboard._answers.cache_clear()
+    callback._answers.cache_clear()
     yield
     wandb.teardown()  # with what it took from the environment
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> "StandIn":
+def server(monkeypatch: pytest.MonkeyPatch) -> "FakeServer":
     """A W&B server, to which that user's runs go."""
-    from wandb_stand_in import StandIn
+    from fake_wandb_server import FakeServer
 
-    with StandIn() as server:
+    with FakeServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_MODE", "online")
         yield server

@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, compose_run
-from data.photos_on_disk import make_folders
+from data.images_on_disk import make_folders
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from test_command_line import call
+from test_cli import call
 from test_protocols import reader, reference
 from torch import nn
 
 from src import train
-from src.command_line import CONF
-from src.evaluate import evaluate, of_run
-from src.protocols import Bar
-from src.weights import load_weights, read_weights
+from src.cli import CONF
+from src.evaluate import evaluate, run_config
+from src.evaluation.protocols import Bar
+from src.evaluation.weights import load_weights, read_weights
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
 
@@ -43,7 +43,7 @@ def test_every_test_image_counts_once_in_batches_of_any_size(tiny, monkeypatch, 
     folder = tiny()
     config = OmegaConf.to_container(compose_run(*TINY, f"data.test_images={test_images}"), resolve=True)
     config |= {"weights": folder.last_checkpoint}
-    monkeypatch.setattr("src.data.images.TEST_BATCH", 64)
+    monkeypatch.setattr("src.data.in_memory.TEST_BATCH", 64)
     mistakes, mistakes_top5, images = counts(evaluate([config], CPU, "center", "it"))
     assert images == test_images
     data = instantiate(config["data"], seed=0)
@@ -122,7 +122,7 @@ def test_a_run_is_tested_by_the_protocol_it_asks_for_and_later_by_another_withou
     assert {folder.path for folder in by.values()} == {first.path}
     train.run(first)
     assert [folder.finished for folder in by.values()] == [True, True, False]
-    monkeypatch.setattr("src.fit.fit", None)
+    monkeypatch.setattr("src.training.trainer.fit", None)
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as stopped:
         patch.setattr(Bar, "on_test_batch_end", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         train.run(by["multiscale"])
@@ -134,7 +134,7 @@ def test_a_run_is_tested_by_the_protocol_it_asks_for_and_later_by_another_withou
     capsys.readouterr()
     for protocol in ("10crop", "multiscale"):
         kept = first.tested(protocol)
-        again = evaluate([of_run(first)], CPU, protocol, "it")
+        again = evaluate([run_config(first)], CPU, protocol, "it")
         assert counts(kept) == counts(again) and kept["images"] == 6 and kept["protocol"] == protocol
         assert f", by {protocol} {kept['test_error']:.2f}%" in train.in_words(by[protocol])
     # The photos are elsewhere now.
@@ -142,7 +142,7 @@ def test_a_run_is_tested_by_the_protocol_it_asks_for_and_later_by_another_withou
     done = call(f"run={first.path}", f"root={tmp_path}/moved", "protocol=10crop", module="src.evaluate")
     assert done.returncode == 0 and f"({first.tested('10crop')['mistakes']} and" in done.stdout, done.stderr
     with pytest.raises(FileNotFoundError, match="there is no folder"):
-        evaluate([of_run(first)], CPU, "10crop", "it")
+        evaluate([run_config(first)], CPU, "10crop", "it")
 
 
 def test_a_protocol_that_cannot_be_is_refused_before_anything_is_trained(find):

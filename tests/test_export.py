@@ -10,14 +10,14 @@ import pytest
 import torch
 import torchvision
 from conftest import ROOT
-from data.photos_on_disk import make_folders
+from data.images_on_disk import make_folders
 from hydra.utils import instantiate
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from src.export import channels_first, export
-from src.models.residual import resnet
+from src.models.resnet import resnet
 
 
 def shaken(net):

@@ -11,8 +11,8 @@ import yaml
 from conftest import ROOT, TINY, Killed
 
 from src import train
-from src.record import Record
-from src.run import COLUMNS
+from src.runs.run_dir import COLUMNS
+from src.training.callbacks.record import Record
 
 SUMMARY = (
     "model n depth shortcut data seed val_images train_images iterations parameters macs train_error val_error "
@@ -70,7 +70,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(find, tiny, tmp_
     assert tiny("seed=1").metrics.read_text() != first.metrics.read_text()
 
 
-@pytest.mark.trust("stop", "an exception before and after each step, row, evaluation and checkpoint")
+@pytest.mark.fault_injection("stop", "an exception before and after each step, row, evaluation and checkpoint")
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("hook", "iterations"),
@@ -86,7 +86,7 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(
 ):
     """Stops before and after each kind of step: a row, an evaluation, a checkpoint. A warm-up gives it a state."""
     overrides = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
-    whole = tiny(*overrides, f"runs={tmp_path}/whole")
+    whole = tiny(*overrides, f"output_dir={tmp_path}/whole")
     original = getattr(Record, hook)
     record_property("tried", len(iterations))
     for iteration in iterations:
@@ -99,7 +99,7 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(
             if when == "before":
                 original(self, trainer, *args)
 
-        runs = f"runs={tmp_path}/{iteration}"
+        runs = f"output_dir={tmp_path}/{iteration}"
         with monkeypatch.context() as patch, pytest.raises(Killed):
             patch.setattr(Record, hook, stop)
             tiny(*overrides, runs)
@@ -108,7 +108,7 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(
 
 def test_warm_up_ends_and_stays_ended_over_a_resume(tiny, find, monkeypatch):
     warm = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=200.0")
-    folder = tiny(*warm, "recipe.schedule.drops=[]")
+    folder = tiny(*warm, "recipe.schedule.milestones=[]")
     rates = [line.split(",")[1] for line in folder.metrics.read_text().splitlines()[1:]]
     # The first two iterations end it; each row tells the rate of its own iteration.
     assert rates == ["0.01", "0.1", "0.1", "0.1", "0.1"]
@@ -119,7 +119,14 @@ def test_a_finished_run_is_not_run_again(tiny, find, capsys):
     folder = tiny()
     before = {path: path.stat().st_mtime_ns for path in folder.path.rglob("*")}
     assert find(*TINY, "trainer.precision=32-true").summary == folder.summary
-    command = [sys.executable, "-m", "src.train", *TINY, "trainer.precision=32-true", f"runs={folder.path.parents[1]}"]
+    command = [
+        sys.executable,
+        "-m",
+        "src.train",
+        *TINY,
+        "trainer.precision=32-true",
+        f"output_dir={folder.path.parents[1]}",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "is finished: 8 iterations" in done.stdout
@@ -132,7 +139,7 @@ def test_a_run_has_one_folder_however_it_is_asked_for(find):
     assert named.path == by_n.path
     with named.locked():
         pass
-    by_n.refuse_another_config()
+    by_n.check_same_config()
 
 
 def test_another_recipe_is_another_run(find):
@@ -143,23 +150,30 @@ def test_another_recipe_is_another_run(find):
     assert "iterations64000" in other.path.name
 
 
-@pytest.mark.trust("fault", "a run folder of another config")
+@pytest.mark.fault_injection("fault", "a run folder of another config")
 def test_a_finished_run_of_another_config_is_not_taken_for_this_one(tiny):
     folder = tiny()
     path = folder.path / "config.yaml"
     path.write_text(path.read_text().replace("momentum: 0.9", "momentum: 0.8"))
-    command = [sys.executable, "-m", "src.train", *TINY, "trainer.precision=32-true", f"runs={folder.path.parents[1]}"]
+    command = [
+        sys.executable,
+        "-m",
+        "src.train",
+        *TINY,
+        "trainer.precision=32-true",
+        f"output_dir={folder.path.parents[1]}",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert "recipe.optimizer.momentum was 0.8, now 0.9" in done.stderr
     assert done.stdout == ""
 
 
-@pytest.mark.trust("fault", "two processes at one run folder")
+@pytest.mark.fault_injection("fault", "two processes at one run folder")
 def test_a_killed_process_goes_on_and_a_second_one_is_refused(find, tiny, tmp_path):
     """With real processes: SIGKILL in the middle, then the same command; meanwhile another is turned away."""
     overrides = ["n=1", "recipe.iterations=400", "recipe.eval_every=30", "trainer.precision=32-true"]
-    command = [sys.executable, "-m", "src.train", *overrides, f"runs={tmp_path}/runs"]
+    command = [sys.executable, "-m", "src.train", *overrides, f"output_dir={tmp_path}/runs"]
     folder = find(*overrides)
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -174,17 +188,17 @@ def test_a_killed_process_goes_on_and_a_second_one_is_refused(find, tiny, tmp_pa
     reached = weights(folder)["global_step"]
     assert 0 < reached < 400
     train.run(folder)
-    whole = find(*overrides, f"runs={tmp_path}/whole")
+    whole = find(*overrides, f"output_dir={tmp_path}/whole")
     train.run(whole)
     assert folder.metrics.read_text() == whole.metrics.read_text()
     a, b = weights(folder)["state_dict"], weights(whole)["state_dict"]
     assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-@pytest.mark.trust("processes", "two devices that share each batch and the test images")
+@pytest.mark.fault_injection("processes", "two devices that share each batch and the test images")
 def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     """Over gloo; an odd number of test images, so that the shares differ."""
-    overrides = [*TINY, "trainer.precision=32-true", "data.test_images=501", f"runs={tmp_path}/runs"]
+    overrides = [*TINY, "trainer.precision=32-true", "data.test_images=501", f"output_dir={tmp_path}/runs"]
     where = ["trainer.accelerator=cpu", "trainer.devices=2"]
     command = [sys.executable, "-m", "src.train", *overrides, *where]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -198,7 +212,7 @@ def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     assert len(list(folder.path.parent.iterdir())) == 1
 
 
-@pytest.mark.trust("processes", "a process that dies")
+@pytest.mark.fault_injection("processes", "a process that dies")
 def test_a_process_that_dies_ends_the_run_with_that_said(tmp_path):
     """Of two over gloo, the second is killed as soon as there are metrics."""
     (tmp_path / "sitecustomize.py").write_text(
@@ -210,7 +224,7 @@ def test_a_process_that_dies_ends_the_run_with_that_said(tmp_path):
         "if os.environ.get('LOCAL_RANK') == '1':\n"
         "    threading.Thread(target=die, daemon=True).start()\n"
     )
-    where = ["trainer.accelerator=cpu", "trainer.devices=2", f"runs={tmp_path}/runs"]
+    where = ["trainer.accelerator=cpu", "trainer.devices=2", f"output_dir={tmp_path}/runs"]
     command = [sys.executable, "-m", "src.train", "n=1", "recipe.iterations=100000", "recipe.log_every=10", *where]
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, env=environment)
@@ -219,11 +233,11 @@ def test_a_process_that_dies_ends_the_run_with_that_said(tmp_path):
     assert last.startswith("another process of this run died or hangs; what it said itself stands above")
 
 
-@pytest.mark.trust("fault", "a loss that is not finite")
+@pytest.mark.fault_injection("fault", "a loss that is not finite")
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tiny, find, monkeypatch):
     with pytest.raises(FloatingPointError, match="not finite at iteration 2, rate 1e[+]30: .*no checkpoint yet"):
         tiny("recipe.schedule.lr=1e30")
-    monkeypatch.setattr("src.recipe.step_rate", lambda iteration, *_: 0.1 if iteration < 4 else 1e30)
+    monkeypatch.setattr("src.training.lr_schedule.step_rate", lambda iteration, *_: 0.1 if iteration < 4 else 1e30)
     with pytest.raises(FloatingPointError, match="not finite at iteration 6, .* last good checkpoint is .*last.ckpt"):
         tiny("seed=1", "recipe.eval_every=8")
     assert weights(find(*TINY, "trainer.precision=32-true", "seed=1", "recipe.eval_every=8"))["global_step"] == 4

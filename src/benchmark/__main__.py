@@ -4,13 +4,21 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from src.benchmark import cost, speed
-from src.benchmark.loops import DEVICE
-from src.hardware import device_name, git_commit, versions
+from src.benchmark import memory, throughput
+from src.benchmark.baselines import DEVICE
 from src.report.results import read_csv, write_csv
+from src.runs.environment import git_commit, versions
+from src.training.precision import device_name
 
-TRAINING = (speed.step, speed.overhead, speed.data, speed.eval, speed.deterministic, speed.start)
-COSTS = (cost.memory, cost.scale, cost.together, cost.profile)
+TRAINING = (
+    throughput.step,
+    throughput.overhead,
+    throughput.data,
+    throughput.eval,
+    throughput.deterministic,
+    throughput.start,
+)
+COSTS = (memory.memory, memory.scale, memory.together, memory.profile)
 MEASURES = {function.__name__: function for function in (*TRAINING, *COSTS)}
 
 

@@ -2,7 +2,7 @@
 do, and the decoding alone, which is the limit.
 
 All take a folder that holds a folder of photos for each class, and how often to go over them after a first time that
-warms up. Where there is a `crop`, it is that of data=imagenet: "scale" with the mean image and colour noise, as the
+warms up. Where there is a `crop`, it is that of data=imagenet: "scale" with the mean image and color noise, as the
 paper, or "area" with the mean and deviation of each channel, as torchvision.
 """
 
@@ -19,9 +19,9 @@ from torchvision import datasets, transforms
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from src.data.imagenet import MEAN, STD, ImageNet
+from src.data.loader import EIGENVALUES, EIGENVECTORS
 from src.data.photo import SIZE
-from src.data.photos import EIGENVALUES, EIGENVECTORS
-from src.hardware import keep_freed_memory
+from src.runs.environment import keep_freed_memory
 
 BATCH = 64
 
@@ -34,9 +34,9 @@ def training_photos(folder: str, crop: str, passes: int) -> float:
     with tempfile.TemporaryDirectory() as root:
         for split in ("train", "val"):
             (Path(root) / split).symlink_to(Path(folder).absolute())
-        normalization, colour = ("pixel", 0.1) if crop == "scale" else ("channel", 0.0)
+        normalization, color = ("pixel", 0.1) if crop == "scale" else ("channel", 0.0)
         stream = {"seed": 0, "batch_size": BATCH, "iterations": iterations + -(-count // BATCH)}
-        data = ImageNet(root, 0, crop, [256, 480], colour, normalization, "stop", 0, **stream)
+        data = ImageNet(root, 0, crop, [256, 480], color, normalization, "stop", 0, **stream)
         data.prepare_data()
         data.setup()
         batches = iter(data.train_dataloader())
@@ -46,7 +46,7 @@ def training_photos(folder: str, crop: str, passes: int) -> float:
 
 
 class Lighting:
-    """AlexNet's colour noise, photo by photo."""
+    """AlexNet's color noise, photo by photo."""
 
     def __call__(self, photo: Tensor) -> Tensor:
         shift = torch.tensor(EIGENVECTORS) @ (torch.randn(3) * 0.1 * torch.tensor(EIGENVALUES))

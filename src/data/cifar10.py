@@ -6,7 +6,7 @@ import numpy as np
 from torchvision.datasets import CIFAR10 as Files
 from torchvision.datasets.utils import check_integrity
 
-from src.data.images import ImagesInMemory
+from src.data.in_memory import ImagesInMemory
 
 
 class CIFAR10(ImagesInMemory):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from src.data.images import ImagesInMemory
+from src.data.in_memory import ImagesInMemory
 
 
 class Digits(ImagesInMemory):

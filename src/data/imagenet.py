@@ -18,15 +18,15 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
-from src.data.augment import normalize
-from src.data.folder import Files, read_folders
-from src.data.images import nchw
+from src.data.image_folder import Files, read_folders
+from src.data.in_memory import nchw
+from src.data.loader import Augmented, Made, Photos, TestBatches, TrainBatches, read_mean
 from src.data.photo import SIZE, RandomArea, RandomScale
-from src.data.photos import Augmented, Made, Photos, TestBatches, TrainBatches, read_mean
-from src.data.shards import Shards, read_shards
-from src.data.stream import Batch, Stream, hold_out, refuse_too_few, refuse_uneven
-from src.data.workers import made_ahead
-from src.hardware import cores
+from src.data.sampler import Batch, Stream, check_batch_divides, check_enough_images, train_val_split
+from src.data.transforms import normalize
+from src.data.webdataset import Shards, read_shards
+from src.data.workers import prefetch
+from src.runs.environment import cpu_count
 
 COMMAND = "Computes the mean image of the training photos and keeps it in ROOT, for data.normalization=pixel."
 TEST_BATCH = 100
@@ -45,7 +45,7 @@ class ImageNet(LightningDataModule):
         val_images: training photos held out by seed for validation; 0 trains on all, and val/ is tested on.
         crop: "scale" draws the shorter side from `scales`, [smallest, largest], then any 224x224 of that (Sec. 3.4);
             "area" is torchvision's random-resized crop.
-        colour: deviation of the alphas of AlexNet's colour noise, 0.1 in the paper; 0 for none.
+        color: deviation of the alphas of AlexNet's color noise, 0.1 in the paper; 0 for none.
         normalization: "pixel" subtracts the mean image; "channel_mean" the well-known mean of each channel;
             "channel" also divides by its deviation.
         mean: a .npy file with a mean image [224, 224, 3] in 0 .. 255 to use with "pixel", None for that of the photos.
@@ -63,7 +63,7 @@ class ImageNet(LightningDataModule):
         val_images: int,
         crop: str,
         scales: list[int],
-        colour: float,
+        color: float,
         normalization: str,
         on_bad: str,
         num_workers: int | None,
@@ -81,7 +81,7 @@ class ImageNet(LightningDataModule):
             raise ValueError(f"data.scales={scales} must be [smallest, largest], from {SIZE} up")
         if mean is not None and normalization != "pixel":
             raise ValueError(f"data.mean={mean} is a mean image, which data.normalization={normalization} does not use")
-        self.root, self.val_images, self.colour = Path(root), val_images, colour
+        self.root, self.val_images, self.color = Path(root), val_images, color
         self.given_mean, self.bgr = mean, bgr
         self.crop = RandomScale(*scales) if crop == "scale" else RandomArea()
         self.normalization, self.skip, self.num_workers = normalization, on_bad == "skip", num_workers
@@ -129,9 +129,9 @@ class ImageNet(LightningDataModule):
         """
         if self.photos:
             return
-        refuse_uneven(self.batch_size, self._rank_and_world()[1])
+        check_batch_divides(self.batch_size, self._rank_and_world()[1])
         train, test = self.sources
-        trained, validated = hold_out(len(train.labels), self.val_images, self.seed)
+        trained, validated = train_val_split(len(train.labels), self.val_images, self.seed)
         self.train_images = len(trained)
         if self.given_mean is not None:
             self.mean = read_mean(Path(self.given_mean))
@@ -150,7 +150,7 @@ class ImageNet(LightningDataModule):
     def train_dataloader(self) -> "TrainBatches":
         """The training stream, from its first iteration."""
         photos = self.photos["train"]
-        make = Augmented(photos, self.crop, self.colour)
+        make = Augmented(photos, self.crop, self.color)
         rank_and_world = self._rank_and_world()
         stream = Stream(make, len(photos), self.batch_size, self.iterations, self.seed, *rank_and_world)
         return TrainBatches(stream, self._read)
@@ -163,11 +163,11 @@ class ImageNet(LightningDataModule):
 
     def _test_batches(self, split: str) -> "TestBatches":
         photos, (rank, world) = self.photos[split], self._rank_and_world()
-        refuse_too_few(len(photos), world)
+        check_enough_images(len(photos), world)
         return TestBatches(photos.center, _batches(range(rank, len(photos), world)), self._read)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], _: int) -> Batch:
-        """Normalizes a batch on its device, and adds the colour shifts if it has them: float32 [n, 3, 224, 224]."""
+        """Normalizes a batch on its device, and adds the color shifts if it has them: float32 [n, 3, 224, 224]."""
         images, labels, *shifts = batch
         self.mean = self.mean.to(images.device)
         self.std = None if self.std is None else self.std.to(images.device)
@@ -181,10 +181,10 @@ class ImageNet(LightningDataModule):
         """Batches made by worker processes, telling of each photo that is skipped, once."""
         workers, pin = self.num_workers, False
         if workers is None:
-            workers = max(1, cores() // (self.trainer.num_devices if self.trainer else 1))
+            workers = max(1, cpu_count() // (self.trainer.num_devices if self.trainer else 1))
         if self.trainer:
             pin = self.trainer.strategy.root_device.type == "cuda"
-        for batch, skipped in made_ahead(make, items, workers, pin):
+        for batch, skipped in prefetch(make, items, workers, pin):
             for line in skipped:
                 if line not in self.skipped:
                     self.skipped.add(line)
@@ -217,6 +217,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from src.command_line import entry
+    from src.cli import entry
 
     entry(main)

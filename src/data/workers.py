@@ -22,7 +22,7 @@ class _Made(Dataset):
             return error
 
 
-def made_ahead(make: Callable[[Any], Any], items: Sequence[Any], workers: int, pin: bool = False) -> Iterator[Any]:
+def prefetch(make: Callable[[Any], Any], items: Sequence[Any], workers: int, pin: bool = False) -> Iterator[Any]:
     """`make(item)` for each item, in order, made by `workers` processes; by this one if there are none.
 
     `make` must depend on nothing but the item, and be picklable. Its OSErrors and ValueErrors are raised here.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.residual import BasicBlock, ResidualNet, checked, cifar_net
+from src.models.resnet import BasicBlock, ResidualNet, checked, cifar_net
 
 
 class GatedShortcut(nn.Module):

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from src.models.residual import recomputed
+from src.models.resnet import checkpointed
 
 WIDTHS = (64, 128, 256, 512, 512)
 FC_WIDTH = 4096
@@ -32,11 +32,11 @@ class VGG(nn.Module):
     averaged. So one call serves every image size here as in `ResidualNet`, whose fc layer, being linear, gives the same
     at each position and then averaged as once after average pooling. (torchvision pools larger images to 7x7.)
 
-    `kernels` has for each stage the sizes of its convolutions. With `recompute` set, the activations inside a stage
-    are not kept for the backward pass but computed again (see `recomputed`). Raises ValueError for smaller images.
+    `kernels` has for each stage the sizes of its convolutions. With `activation_checkpointing` set, the activations inside a stage
+    are not kept for the backward pass but computed again (see `checkpointed`). Raises ValueError for smaller images.
     """
 
-    recompute = False
+    activation_checkpointing = False
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class VGG(nn.Module):
             raise ValueError(f"images of {height}x{width} are too small: a VGG net takes {self.smallest} pixels a side")
         for start, end in pairwise(self.ends):
             stage = self.features[start:end]
-            x = recomputed(stage, x) if self.recompute and self.training else stage(x)
+            x = checkpointed(stage, x) if self.activation_checkpointing and self.training else stage(x)
         windows = x.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [N, channels, rows, columns, 7, 7]
         return self.classifier(windows.movedim(1, 3).flatten(3)).mean((1, 2))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
-from src.report.compare import CONF, grouped
+from src.report.comparison import CONF, grouped
 from src.report.results import LeftOut, Run, read_runs, write_csv
-from src.report.table import degradation, fill_in, results_table
+from src.report.results_table import degradation, fill_in, results_table
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
         options.readme.write_text(fill_in(options.readme.read_text(), options.readme.parent))
         return
     if options.nets:
-        from src.nets import show_nets
+        from src.summary import show_nets
 
         options.out.mkdir(parents=True, exist_ok=True)
         show_nets(out=options.out / "nets.csv")
@@ -50,8 +50,8 @@ def main() -> None:
 def write(runs: list[Run], left_out: LeftOut, out: Path) -> None:
     """Writes everything into `out`, and prints the results and where everything is."""
     from src.report.curves import draw_curves
-    from src.report.layers import draw_gradients, draw_responses
-    from src.report.page import write_page
+    from src.report.html import write_page
+    from src.report.layer_plots import draw_gradients, draw_responses
 
     out.mkdir(parents=True, exist_ok=True)
     by_data, figures = grouped(runs, lambda run: run.row["data"]), {}
@@ -77,7 +77,7 @@ def write(runs: list[Run], left_out: LeftOut, out: Path) -> None:
 
 def show_in_wandb(runs: list[Run]) -> None:
     """Sends the finished runs to the project that conf/logger/wandb.yaml names, and the workspace of them."""
-    from src.report.workspace import save, send
+    from src.report.wandb_workspace import save, send
 
     logger = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
     finished = [(run.folder, run.row["family"]) for run in runs if run.state == "finished"]

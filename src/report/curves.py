@@ -1,11 +1,11 @@
-"""The figure of the paper: training error dashed, test error bold, one colour per depth (Fig. 6)."""
+"""The figure of the paper: training error dashed, test error bold, one color per depth (Fig. 6)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from src.report.compare import grouped
-from src.report.figure import legend, new_figure, plt, save
+from src.report.comparison import grouped
+from src.report.figures import legend, new_figure, plt, save
 from src.report.results import Run
 from src.report.style import Style, error_limit, styles
 
@@ -15,7 +15,7 @@ Curve = list[tuple[float, float]]  # (iteration, error)
 
 
 def draw_curves(runs: Sequence[Run], path: Path) -> bool:
-    """Draws plain nets beside residual ones and others into `path`.svg and `path`.png; the axes are shared.
+    """CropParams plain nets beside residual ones and others into `path`.svg and `path`.png; the axes are shared.
 
     Each run is drawn as far as it is. Of several seeds of one run each is thin, and their mean is bold. Returns False
     if no run has been evaluated yet.
@@ -54,20 +54,20 @@ def _bold(run: Run) -> str:
 def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> None:
     for column, dashes, width in (("train/error", "dashed", 1.0), (_bold(seeds[0]), "solid", 1.9)):
         curves = [run.curve(column) for run in seeds]
-        look = {"color": style.colour, "linestyle": dashes}
+        look = {"color": style.color, "linestyle": dashes}
         if column != "train/error":
             # Markers at equal distances on the paper, not on top of each other's.
             every = (0.03 * (style.order % 6), 0.18) if len(curves[0]) > 2 else None
             look |= {"marker": style.marker, "markersize": 4, "markevery": every}
             if len(seeds) > 1:
                 for curve in curves:
-                    axis.plot(*zip(*curve, strict=True), color=style.colour, linewidth=0.5)
+                    axis.plot(*zip(*curve, strict=True), color=style.color, linewidth=0.5)
         # The mean is over all seeds or over all that are finished, nowhere over some more.
         finished = [curve for run, curve in zip(seeds, curves, strict=True) if run.state == "finished"]
         axis.plot(*zip(*_mean(finished or curves), strict=True), linewidth=width, **look)
     for run in seeds:
         if run.state in ENDS:
-            end = {"marker": ENDS[run.state], "color": style.colour, "markerfacecolor": "white", "markersize": 7}
+            end = {"marker": ENDS[run.state], "color": style.color, "markerfacecolor": "white", "markersize": 7}
             axis.plot(*run.curve(_bold(run))[-1], zorder=3, **end)
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import yaml
 
-from src.identity import family
-from src.report.compare import SEED, alike, departures, grouped
-from src.run import RunFolder
+from src.report.comparison import SEED, alike, departures, grouped
+from src.runs.naming import family
+from src.runs.run_dir import RunDir
 
 Row = dict[str, Any]
 LeftOut = list[tuple[Path, str]]
@@ -37,7 +37,7 @@ class Run:
         why: the first line of error.txt, if the run failed.
     """
 
-    folder: RunFolder
+    folder: RunDir
     state: str
     row: Row
     metrics: list[dict[str, float]]
@@ -87,7 +87,7 @@ def _order(run: Run) -> tuple[Any, ...]:
 
 def _read_run(path: Path, left_out: LeftOut) -> Run:
     config = yaml.safe_load((path / "config.yaml").read_text())
-    folder = RunFolder(path, config)
+    folder = RunDir(path, config)
     metrics = _numbers(folder.metrics, left_out)
     layers = _last_evaluation(_numbers(folder.layers, left_out))
     row, summary = _planned(path.name, config), folder.summary

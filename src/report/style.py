@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from src.report.compare import variants
+from src.report.comparison import variants
 from src.report.results import Run
 
-# Okabe and Ito's colours, told apart by colour-blind readers, from dark to light for print in grey. There are
-# fewer markers than colours, so that the two together tell many more apart.
-COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+# Okabe and Ito's colors, told apart by color-blind readers, from dark to light for print in grey. There are
+# fewer markers than colors, so that the two together tell many more apart.
+COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vP"
 
 
@@ -18,19 +18,19 @@ class Style(NamedTuple):
 
     order: int
     label: str
-    colour: str
+    color: str
     marker: str
 
 
 def styles(runs: Sequence[Run]) -> list[Style]:
-    """One colour for each depth, in both families (Fig. 6); one depth has several if its runs differ in more."""
+    """One color for each depth, in both families (Fig. 6); one depth has several if its runs differ in more."""
     kinds = [(run.row["depth"], words) for run, words in zip(runs, _variants(runs), strict=True)]
     places = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
     found = []
     for depth, words in kinds:
         i = places[depth, words]
         label = f"{depth} layers, {words}" if words else f"{depth} layers"
-        found.append(Style(i, label, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]))
+        found.append(Style(i, label, COLORS[i % len(COLORS)], MARKERS[i % len(MARKERS)]))
     return found
 
 

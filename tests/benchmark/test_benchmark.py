@@ -5,14 +5,14 @@ import sys
 import pytest
 from conftest import ROOT
 
-from src.benchmark import loops, speed
-from src.benchmark.loops import Clock
-from src.benchmark.turns import in_turns, rows
+from src.benchmark import baselines, throughput
+from src.benchmark.baselines import Clock
+from src.benchmark.runner import in_turns, rows
 
 
 def test_the_clock_times_the_iterations_after_the_warm_up(monkeypatch):
     now = iter(range(100, 1000, 7))
-    monkeypatch.setattr(loops.time, "perf_counter", lambda: next(now))
+    monkeypatch.setattr(baselines.time, "perf_counter", lambda: next(now))
     clock = Clock(30)
     ticks = [clock.tick() for _ in range(clock.ticks)]
     assert ticks == [False] * 39 + [True]
@@ -34,7 +34,7 @@ def test_measurements_take_turns_in_processes_of_their_own():
 
 
 def test_the_plain_loop_of_the_overhead_runs():
-    assert speed._plain_tiny(5) > 0
+    assert throughput._plain_tiny(5) > 0
 
 
 def test_an_unknown_measure_is_named():
@@ -45,5 +45,5 @@ def test_an_unknown_measure_is_named():
 
 @pytest.mark.cifar10
 def test_each_loop_trains_and_tells_a_speed():
-    for loop in (loops.bare, loops.conventional):
+    for loop in (baselines.bare, baselines.conventional):
         assert loop("resnet20", "32-true", 1) > 0

@@ -64,14 +64,14 @@ def assert_one_run_as(runs: Path, other: Path) -> None:
 def plain(tmp_path_factory) -> Path:
     """The run folders of a run on two devices that nothing else started and nothing stopped."""
     runs = tmp_path_factory.mktemp("plain")
-    code, out = run([sys.executable, *TRAIN, "trainer.devices=2", f"runs={runs}"])
+    code, out = run([sys.executable, *TRAIN, "trainer.devices=2", f"output_dir={runs}"])
     assert code == 0, out
     return runs
 
 
-@pytest.mark.trust("processes", "two started by torchrun")
+@pytest.mark.fault_injection("processes", "two started by torchrun")
 def test_torchrun_starts_one_run_in_one_folder(plain, tmp_path):
-    command = [*TORCHRUN, "--standalone", "--nproc-per-node=2", *TRAIN, "trainer.devices=2", f"runs={tmp_path}"]
+    command = [*TORCHRUN, "--standalone", "--nproc-per-node=2", *TRAIN, "trainer.devices=2", f"output_dir={tmp_path}"]
     code, out = run(command)
     assert code == 0, out
     assert_one_run_as(tmp_path, plain)
@@ -100,13 +100,13 @@ def hosts():
             subprocess.run(f"ip netns delete {name} || true", shell=True, capture_output=True)
 
 
-@pytest.mark.trust("machines", "torchrun on two hosts with a network between them")
+@pytest.mark.fault_injection("machines", "torchrun on two hosts with a network between them")
 def test_two_hosts_train_as_two_devices_of_one_do(plain, hosts, tmp_path):
     started = []
     for rank, host in enumerate(hosts):
         where = [f"--nnodes=2 --nproc-per-node=1 --node-rank={rank} --master-addr={ADDRESSES[0]} --master-port=29513"]
         command = ["ip", "netns", "exec", host, *TORCHRUN, *where[0].split(), *TRAIN, "trainer.num_nodes=2"]
-        started.append(start([*command, f"runs={tmp_path}"], GLOO_SOCKET_IFNAME=host))
+        started.append(start([*command, f"output_dir={tmp_path}"], GLOO_SOCKET_IFNAME=host))
     outs = [process.communicate(timeout=150)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], outs
     assert_one_run_as(tmp_path, plain)
@@ -132,10 +132,12 @@ def state(cluster: dict[str, str], job: str) -> str:
     return ask(cluster, "squeue", "--noheader", "--states=all", "--format=%T", "--jobs", job)
 
 
-@pytest.mark.trust("machines", "a SLURM job of two processes told to stop, first both, then one, and requeued")
+@pytest.mark.fault_injection(
+    "machines", "a SLURM job of two processes told to stop, first both, then one, and requeued"
+)
 def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder_to_the_same_bits(cluster, plain, tmp_path):
     out = tmp_path / "out"
-    job = submit(cluster, out, "--ntasks-per-node=2", "trainer.devices=2", f"runs={tmp_path}/runs")
+    job = submit(cluster, out, "--ntasks-per-node=2", "trainer.devices=2", f"output_dir={tmp_path}/runs")
     for at in (6, 24):
         wait_for(lambda at=at: reached(tmp_path / "runs") >= at, f"not at {at}")
         if at == 6:
@@ -160,9 +162,9 @@ def sweep() -> list[str]:
     return [sys.executable, "-m", "src.train", "-m", "hydra/launcher=submitit_slurm", *RUN]
 
 
-@pytest.mark.trust("machines", "a sweep as SLURM jobs, one of which fails")
+@pytest.mark.fault_injection("machines", "a sweep as SLURM jobs, one of which fails")
 def test_submitit_makes_each_net_a_job_and_says_which_failed(cluster, sweep, tmp_path):
-    code, out = run([*sweep, "model=plain,resnet,resnet20", f"runs={tmp_path}"], **cluster)
+    code, out = run([*sweep, "model=plain,resnet,resnet20", f"output_dir={tmp_path}"], **cluster)
     assert code == 1 and "model=resnet20 has its own depth: n=1 needs model=plain" in out, out
     jobs = sorted(path.name for path in (tmp_path / ".submitit").glob("*_*/"))
     assert [name.partition("_")[2] for name in jobs] == ["0", "1", "2"]
@@ -171,9 +173,9 @@ def test_submitit_makes_each_net_a_job_and_says_which_failed(cluster, sweep, tmp
     assert finished == ["plain8", "resnet8"] == folders
 
 
-@pytest.mark.trust("machines", "a SLURM job that its user cancels")
+@pytest.mark.fault_injection("machines", "a SLURM job that its user cancels")
 def test_a_cancelled_job_saves_and_stays_cancelled_and_its_sweep_says_so(cluster, sweep, tmp_path):
-    started = start([*sweep, "recipe.iterations=100000", f"runs={tmp_path}"], **cluster)
+    started = start([*sweep, "recipe.iterations=100000", f"output_dir={tmp_path}"], **cluster)
     wait_for(lambda: started.poll() is not None or reached(tmp_path) >= 2, "no metrics")
     ask(cluster, "scancel", "--user=root")
     out, _ = started.communicate(timeout=100)

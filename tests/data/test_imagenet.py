@@ -1,17 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from images_on_disk import SAMPLE, make_folders, needs_sample
 from omegaconf import OmegaConf
-from photos_on_disk import SAMPLE, make_folders, needs_sample
 from PIL import Image
 from pytorch_lightning import Trainer
 
-from src.classifier import Classifier
-from src.command_line import CONF
+from src.cli import CONF
 from src.data import imagenet
 from src.data.imagenet import MEAN, STD, ImageNet
-from src.data.photos import colour_shifts
-from src.data.shards import make_shards
+from src.data.loader import color_shifts
+from src.data.webdataset import make_shards
+from src.tasks.classification import Classifier
 
 CONFIG = OmegaConf.load(CONF / "data" / "imagenet.yaml")
 # As fb.resnet.torch prints them, the vectors in columns.
@@ -65,7 +65,7 @@ def of_rank(data, rank, world):
 
 
 def test_the_config_is_the_papers():
-    augmentation = CONFIG.crop, CONFIG.scales, CONFIG.colour, CONFIG.normalization
+    augmentation = CONFIG.crop, CONFIG.scales, CONFIG.color, CONFIG.normalization
     assert augmentation == ("scale", [256, 480], 0.1, "pixel")
     assert (CONFIG.val_images, CONFIG.on_bad) == (0, "stop")
 
@@ -154,7 +154,7 @@ def test_shards_give_the_batches_of_their_photos(root, tmp_path, monkeypatch):
     assert shards.fingerprint != folders.fingerprint
 
 
-@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
+@pytest.mark.fault_injection("bad input", "a photo that is cut short, no image, or gone")
 def test_a_bad_photo_stops_the_run_with_its_path_or_is_skipped(tmp_path, capsys, record_property):
     record_property("tried", 6)
     root = make_folders(tmp_path)
@@ -183,7 +183,7 @@ def test_a_bad_photo_stops_the_run_with_its_path_or_is_skipped(tmp_path, capsys,
     assert same(photos(root).train_dataloader(), batches)
 
 
-@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
+@pytest.mark.fault_injection("bad input", "a photo that is cut short, no image, or gone")
 def test_when_none_can_be_read_skipping_stops(tmp_path, record_property):
     record_property("tried", 3)
     root = make_folders(tmp_path)
@@ -197,7 +197,7 @@ def test_when_none_can_be_read_skipping_stops(tmp_path, record_property):
     assert list(photos(root, on_bad="skip").test_dataloader()) == []
 
 
-@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
+@pytest.mark.fault_injection("bad input", "a photo that is cut short, no image, or gone")
 def test_a_photo_that_vanished_is_named_also_by_a_worker(tmp_path):
     root = make_folders(tmp_path)
     data = photos(root, num_workers=1, on_bad="skip")
@@ -207,7 +207,7 @@ def test_a_photo_that_vanished_is_named_also_by_a_worker(tmp_path):
         list(data.test_dataloader())
 
 
-@pytest.mark.trust("bad input", "a mistyped word or an impossible value on the command line")
+@pytest.mark.fault_injection("bad input", "a mistyped word or an impossible value on the command line")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -271,9 +271,9 @@ def test_a_given_mean_is_in_the_order_of_the_nets_channels(tmp_path, bgr):
     data = photos(root, normalization="pixel", mean=str(tmp_path / "given.npy"), bgr=bgr)
     assert {path.name for path in root.iterdir()} == {"train", "val"}  # no other is computed
     batch = images, _, shifts = data.train_dataloader().stream.batch(0)[0]
-    colours = (images.numpy().astype(float) + shifts.numpy()[:, None, None])[..., :: -1 if bgr else 1]
+    colors = (images.numpy().astype(float) + shifts.numpy()[:, None, None])[..., :: -1 if bgr else 1]
     found = data.on_after_batch_transfer(batch, 0)[0].permute(0, 2, 3, 1)
-    np.testing.assert_allclose(found.numpy(), colours - given, atol=1e-3)
+    np.testing.assert_allclose(found.numpy(), colors - given, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -295,28 +295,28 @@ def test_a_mean_that_is_none_is_refused_in_a_line(root, tmp_path, write, message
     assert str(path) in str(error.value) and len(str(error.value).splitlines()) == 1
 
 
-def test_colour_noise_has_the_covariance_of_alexnets():
-    shifts = colour_shifts(np.random.default_rng(0), 200_000, 0.1).double().numpy()
+def test_color_noise_has_the_covariance_of_alexnets():
+    shifts = color_shifts(np.random.default_rng(0), 200_000, 0.1).double().numpy()
     expected = 255**2 * VECTORS @ np.diag((0.1 * VALUES) ** 2) @ VECTORS.T
     np.testing.assert_allclose(np.cov(shifts.T), expected, rtol=0.03, atol=0.05)
     np.testing.assert_allclose(shifts.mean(0), 0, atol=0.05)
     alphas = np.random.default_rng(0).normal(0, 0.1, (200_000, 3))
     np.testing.assert_allclose(shifts, 255 * np.einsum("nk,k,ck->nc", alphas, VALUES, VECTORS), atol=1e-4)
-    assert not colour_shifts(np.random.default_rng(0), 5, 0).any()
+    assert not color_shifts(np.random.default_rng(0), 5, 0).any()
 
 
 def test_without_crop_and_flip_a_batch_is_the_photos(tmp_path):
-    """Photos of one colour each: what comes out is that colour, noise added."""
-    colours = np.random.default_rng(1).integers(40, 216, (6, 3))
+    """Photos of one color each: what comes out is that color, noise added."""
+    colors = np.random.default_rng(1).integers(40, 216, (6, 3))
     for split in ("train", "val"):
-        for label, colour in enumerate(colours):
+        for label, color in enumerate(colors):
             (tmp_path / split / f"n{label}").mkdir(parents=True)
-            Image.new("RGB", (300, 260), tuple(map(int, colour))).save(tmp_path / split / f"n{label}" / "a.png")
+            Image.new("RGB", (300, 260), tuple(map(int, color))).save(tmp_path / split / f"n{label}" / "a.png")
     data = photos(tmp_path, batch_size=60, iterations=10)
     found = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
     images, labels = (torch.cat(part).numpy() for part in zip(*found, strict=True))
     assert np.ptp(images[:, :, ::20, ::20], axis=(2, 3)).max() < 1e-3
-    noise = images[:, :, 0, 0] - (colours[labels] - 255 * np.array(MEAN))
+    noise = images[:, :, 0, 0] - (colors[labels] - 255 * np.array(MEAN))
     alphas = noise / 255 @ np.linalg.inv(VECTORS.T) / VALUES
     assert alphas.std(0) == pytest.approx([0.1, 0.1, 0.1], rel=0.12)  # of 600; four deviations
     assert alphas.mean(0) == pytest.approx([0, 0, 0], abs=0.02)
@@ -379,8 +379,8 @@ def test_the_sample_photos_come_as_pil_and_numpy_make_them(sample_root):
         crop = image.crop((x, y, x + w, y + h)).resize((224, 224), Image.BILINEAR)
         if flip < 0.5:
             crop = crop.transpose(Image.FLIP_LEFT_RIGHT)
-        colour = 255 * sum(alpha[k] * VALUES[k] * VECTORS[:, k] for k in range(3))
-        expected = np.asarray(crop, float) + colour - 255 * np.array(MEAN)
+        color = 255 * sum(alpha[k] * VALUES[k] * VECTORS[:, k] for k in range(3))
+        expected = np.asarray(crop, float) + color - 255 * np.array(MEAN)
         # Both round to a level after the rows and after the columns.
         off = abs(ours.transpose(1, 2, 0) - expected)
         assert off.max() < 2.01 and off.mean() < 0.1, files[index]

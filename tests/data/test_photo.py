@@ -4,13 +4,13 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from photos_on_disk import SAMPLE, encoded, needs_sample, picture
+from images_on_disk import SAMPLE, encoded, needs_sample, picture
 from PIL import Image
 from torchvision import transforms
 
 from src.data.photo import Box, RandomArea, RandomScale, center, cut, decode, scaled
 
-COLOURS = picture(0, 200, 150)
+COLORS = picture(0, 200, 150)
 
 
 def array(file):
@@ -32,21 +32,21 @@ def turned(tag):
 
 
 KINDS = {
-    "grey": encoded(COLOURS.convert("L")),
-    "CMYK": encoded(COLOURS.convert("CMYK")),
-    "progressive": encoded(COLOURS, progressive=True),
-    "turned by its EXIF": encoded(COLOURS, exif=turned(6)),
-    "odd EXIF": encoded(COLOURS, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"),
-    "PNG": encoded(COLOURS, "PNG"),
-    "PNG with a palette": encoded(COLOURS.convert("P"), "PNG", transparency=b"\0\x80"),
-    "PNG with alpha": encoded(COLOURS.convert("RGBA"), "PNG"),
-    "GIF": encoded(COLOURS, "GIF"),
-    "WebP": encoded(COLOURS, "WEBP"),
-    "BMP": encoded(COLOURS, "BMP"),
+    "grey": encoded(COLORS.convert("L")),
+    "CMYK": encoded(COLORS.convert("CMYK")),
+    "progressive": encoded(COLORS, progressive=True),
+    "turned by its EXIF": encoded(COLORS, exif=turned(6)),
+    "odd EXIF": encoded(COLORS, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"),
+    "PNG": encoded(COLORS, "PNG"),
+    "PNG with a palette": encoded(COLORS.convert("P"), "PNG", transparency=b"\0\x80"),
+    "PNG with alpha": encoded(COLORS.convert("RGBA"), "PNG"),
+    "GIF": encoded(COLORS, "GIF"),
+    "WebP": encoded(COLORS, "WEBP"),
+    "BMP": encoded(COLORS, "BMP"),
 }
 
 
-@pytest.mark.trust("bad input", "a photo of an odd kind: CMYK, palette, alpha, turned or broken EXIF")
+@pytest.mark.fault_injection("bad input", "a photo of an odd kind: CMYK, palette, alpha, turned or broken EXIF")
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_file_is_read_as_pil_reads_it_without_a_word(kind):
     with warnings.catch_warnings():
@@ -56,15 +56,15 @@ def test_each_kind_of_file_is_read_as_pil_reads_it_without_a_word(kind):
     assert np.array_equal(hwc(photo), pixels(Image.open(io.BytesIO(KINDS[kind]))))
 
 
-@pytest.mark.trust("bad input", "a photo that is cut short, no image, or gone")
+@pytest.mark.fault_injection("bad input", "a photo that is cut short, no image, or gone")
 @pytest.mark.parametrize(
     ("file", "problem"),
     [
-        (encoded(COLOURS)[:-2], "truncated"),
-        (encoded(COLOURS)[:1500], "truncated"),
-        (encoded(COLOURS)[:50], "cannot be decoded"),
-        (encoded(COLOURS, progressive=True)[:-500], "truncated"),
-        (encoded(COLOURS, "PNG")[:-2000], "truncated"),
+        (encoded(COLORS)[:-2], "truncated"),
+        (encoded(COLORS)[:1500], "truncated"),
+        (encoded(COLORS)[:50], "cannot be decoded"),
+        (encoded(COLORS, progressive=True)[:-500], "truncated"),
+        (encoded(COLORS, "PNG")[:-2000], "truncated"),
         (b"<html>404 Not Found</html>", "is not an image"),
         (b"", "is not an image"),
     ],

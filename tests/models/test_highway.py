@@ -7,9 +7,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch import nn
 
-from src.models.count import multiply_adds, parameters
+from src.models.complexity import multiply_adds, parameters
 from src.models.highway import GatedShortcut, HighwayBlock, highway
-from src.models.residual import BasicBlock, plain
+from src.models.resnet import BasicBlock, plain
 
 
 def build(*overrides, device="meta"):
@@ -130,10 +130,10 @@ def test_half_precision_is_no_obstacle(shortcut):
 def test_recomputing_activations_changes_nothing():
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     results = []
-    for recompute in (False, True):
+    for activation_checkpointing in (False, True):
         torch.manual_seed(0)
         net = highway(1, "A", -6.0, 10, "fan_in")
-        net.recompute = recompute
+        net.activation_checkpointing = activation_checkpointing
         nn.functional.cross_entropy(net(images), labels).backward()
         results.append([*(p.grad for p in net.parameters()), *net.buffers()])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))

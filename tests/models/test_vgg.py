@@ -6,8 +6,8 @@ from hydra.utils import instantiate
 from torch import nn
 from torch.nn import functional as F
 
-from src.models.count import activation_bytes, multiply_adds, parameters
-from src.models.residual import resnet_imagenet
+from src.models.complexity import activation_bytes, multiply_adds, parameters
+from src.models.resnet import resnet_imagenet
 from src.models.vgg import VGG
 
 COUNTS = {  # layers, parameters, multiply-adds; batch norm adds two parameters for each channel of each convolution
@@ -130,9 +130,9 @@ def test_initialisation(init):
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_recomputing_activations_changes_nothing_but_the_memory(batch_norm):
     results = []
-    for recompute in (False, True):
+    for activation_checkpointing in (False, True):
         net = small(batch_norm)
-        net.recompute = recompute
+        net.activation_checkpointing = activation_checkpointing
         F.cross_entropy(net(images(4, 3, 28, 28)), torch.arange(4)).backward()
         results.append([*(p.grad for p in net.parameters()), *net.buffers()])
         memory = activation_bytes(net, (3, 28, 28))

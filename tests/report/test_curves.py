@@ -1,26 +1,26 @@
-from folders import make_config, write_run
+from run_dirs import make_config, write_run
 
-from src.report import curves, layers
+from src.report import curves, layer_plots
 from src.report.results import read_runs
-from src.report.style import COLOURS, error_limit, nets, styles
+from src.report.style import COLORS, error_limit, nets, styles
 
 
 def read(place):
     return read_runs([place])[0]
 
 
-def test_a_depth_has_one_colour_in_all_families_and_seeds(tmp_path):
+def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
     for kind, depth, seed in (("plain", 20, 0), ("plain", 56, 0), ("resnet", 20, 0), ("resnet", 20, 1)):
         write_run(tmp_path, make_config(kind, depth, seed))
-    assert [(s.label, s.colour) for s in styles(read(tmp_path))] == [
-        ("20 layers", COLOURS[0]),
-        ("56 layers", COLOURS[1]),
-        ("20 layers", COLOURS[0]),
-        ("20 layers", COLOURS[0]),
+    assert [(s.label, s.color) for s in styles(read(tmp_path))] == [
+        ("20 layers", COLORS[0]),
+        ("56 layers", COLORS[1]),
+        ("20 layers", COLORS[0]),
+        ("20 layers", COLORS[0]),
     ]
     write_run(tmp_path, make_config("resnet", 20, 2, model__shortcut="B"))
     assert [s.label for s in styles(read(tmp_path))][2:] == ["20 layers", "20 layers", "20 layers, shortcut B"]
-    assert len({s.colour for s in styles(read(tmp_path))}) == 3
+    assert len({s.color for s in styles(read(tmp_path))}) == 3
     assert nets(read(tmp_path))[-1] == "residual-20, shortcut B"
 
 
@@ -73,7 +73,7 @@ def test_training_is_dashed_tests_are_bold_seeds_thin_and_unfinished_runs_marked
 
 def test_figures_are_files_of_both_kinds_the_same_each_time(tmp_path):
     write_run(tmp_path, make_config("plain", 20), [(60, 50)], layers=[(1.0, 0.5), (2.0, 0.4)])
-    for draw in (curves.draw_curves, layers.draw_responses, layers.draw_gradients):
+    for draw in (curves.draw_curves, layer_plots.draw_responses, layer_plots.draw_gradients):
         assert draw(read(tmp_path), tmp_path / "one")
         assert draw(read(tmp_path), tmp_path / "two")
         assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
@@ -84,9 +84,9 @@ def test_nothing_is_drawn_where_nothing_was_measured(tmp_path):
     write_run(tmp_path, make_config("plain", 20))
     write_run(tmp_path, make_config("preactivation", 20), [(60, 50)], layers=[(1.0, None)])
     assert not curves.draw_curves(read(tmp_path)[:1], tmp_path / "x")
-    assert not layers.draw_gradients(read(tmp_path)[:1], tmp_path / "x")
-    assert not layers.draw_responses(read(tmp_path), tmp_path / "x")
-    assert layers.draw_gradients(read(tmp_path), tmp_path / "x")
+    assert not layer_plots.draw_gradients(read(tmp_path)[:1], tmp_path / "x")
+    assert not layer_plots.draw_responses(read(tmp_path), tmp_path / "x")
+    assert layer_plots.draw_gradients(read(tmp_path), tmp_path / "x")
 
 
 def test_responses_are_in_layer_order_and_sorted_and_averaged_over_seeds(tmp_path, monkeypatch):
@@ -94,12 +94,12 @@ def test_responses_are_in_layer_order_and_sorted_and_averaged_over_seeds(tmp_pat
     write_run(tmp_path, make_config("plain", 20, 1), [(6, 5)] * 8, (6, 5), layers=[(1.0, 2.0), (4.0, 6.0), (3.0, None)])
     write_run(tmp_path, make_config("plain", 20, 2), [(6, 5)], layers=[(9.0, 9.0), (9.0, 9.0), (9.0, None)])
     write_run(tmp_path, make_config("resnet", 20, 0), [(6, 5)], layers=[(0.5, 0.2), (0.5, 0.1), (0.5, None)])
-    (_, order), (_, by_size), names = lines_of(monkeypatch, layers, layers.draw_responses, tmp_path)
+    (_, order), (_, by_size), names = lines_of(monkeypatch, layer_plots, layer_plots.draw_responses, tmp_path)
     assert [list(line.get_ydata()) for line in order] == [[1.5, 4.5], [0.2, 0.1]]
     assert [list(line.get_ydata()) for line in by_size] == [[4.5, 1.5], [0.2, 0.1]]
     assert list(order[0].get_xdata()) == [1, 2]
     assert order[0].get_color() != order[1].get_color()
     assert [line.get_linestyle() for line in order] == ["--", "-"]
     assert names[:2] == ["plain-20", "residual-20 at 8,000 of 64,000 iterations"]
-    (_, norms), _ = lines_of(monkeypatch, layers, layers.draw_gradients, tmp_path)
+    (_, norms), _ = lines_of(monkeypatch, layer_plots, layer_plots.draw_gradients, tmp_path)
     assert [list(line.get_ydata()) for line in norms] == [[1, 3, 3], [0.5, 0.5, 0.5]]

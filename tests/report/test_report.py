@@ -2,7 +2,7 @@ import subprocess
 import sys
 
 from conftest import ROOT
-from folders import make_config, write_run
+from run_dirs import make_config, write_run
 
 from src.report.results import read_csv
 
@@ -56,9 +56,18 @@ def test_no_run_is_an_error_of_one_line(tmp_path):
 
 
 def test_the_report_starts_without_torch_and_hydra():
-    code = "import sys, src.report.__main__, src.report.page, src.report.curves, src.report.layers; print(*sys.modules)"
+    code = "import sys, src.report.__main__, src.report.html, src.report.curves, src.report.layer_plots; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = done.stdout.split()
-    assert "src.report.page" in loaded
-    heavy = {"torch", "hydra", "pytorch_lightning", "src.train", "src.classifier", "src.models", "wandb", "pandas"}
+    assert "src.report.html" in loaded
+    heavy = {
+        "torch",
+        "hydra",
+        "pytorch_lightning",
+        "src.train",
+        "src.tasks.classification",
+        "src.models",
+        "wandb",
+        "pandas",
+    }
     assert not heavy & set(loaded)

@@ -1,10 +1,10 @@
 import json
 
 import pytest
-from folders import make_config, write_run
+from run_dirs import make_config, write_run
 
 from src.report.results import read_csv, read_runs, write_csv
-from src.report.table import results_table
+from src.report.results_table import results_table
 
 
 def test_each_state_of_a_folder_is_told(tmp_path):

@@ -1,0 +1,120 @@
+"""Learning-rate schedules: functions of the iteration (Sec. 4.2), or of how the validation error falls (Sec. 3.4).
+
+torch's schedulers are not used: they multiply the learning rate again and again, which gives 0.010000000000000002
+where the paper says 0.01, and none of them starts with a warm-up that ends at a training error.
+"""
+
+from collections.abc import Sequence
+
+
+def reduced_lr(lr: float, gamma: float, times: int) -> float:
+    """Return `lr * gamma**times`; exact for gamma = 0.1, since a division by 10, 100, ... rounds only once."""
+    return lr / (1 / gamma) ** times
+
+
+class MilestoneSchedule:
+    """The paper's schedule: the learning rate is multiplied by `gamma` at milestones, after a warm-up for deep nets.
+
+    A net with n >= `warmup_from_n` starts at `warmup_lr` until its training error falls below `warmup_error` percent
+    (Sec. 4.2: 0.01 until 80%, for n = 18). Whether the warm-up still lasts is the schedule's only state.
+
+    Args:
+        n: the paper's n; None for a net that has none, which is never warmed up.
+        iterations: length of the run.
+        lr: learning rate before the first milestone.
+        milestones: fractions of the run, 0 to 1.
+        gamma: factor at each milestone.
+        warmup_from_n: smallest n that is warmed up; None for no warm-up.
+        warmup_lr: upper limit of the learning rate during the warm-up.
+        warmup_error: training error in percent that ends the warm-up.
+    """
+
+    def __init__(
+        self,
+        n: int | None,
+        iterations: int,
+        lr: float,
+        milestones: Sequence[float],
+        gamma: float,
+        warmup_from_n: int | None,
+        warmup_lr: float,
+        warmup_error: float,
+    ) -> None:
+        self.lr, self.gamma = lr, gamma
+        self.milestones = [round(fraction * iterations) for fraction in milestones]
+        self.warmup_lr, self.warmup_error = warmup_lr, warmup_error
+        self.warming_up = n is not None and warmup_from_n is not None and n >= warmup_from_n
+
+    def __call__(self, iteration: int) -> float:
+        """Return the learning rate of iteration 0, 1, ..."""
+        passed = sum(iteration >= milestone for milestone in self.milestones)
+        lr = reduced_lr(self.lr, self.gamma, passed)
+        return min(lr, self.warmup_lr) if self.warming_up else lr
+
+    def on_train_error(self, error: float) -> None:
+        """End the warm-up if the training error of the latest iterations, in percent, is low enough."""
+        self.warming_up = self.warming_up and error >= self.warmup_error
+
+    def on_eval_error(self, error: float) -> None:
+        """No-op: this schedule does not depend on the validation error."""
+
+    def state_dict(self) -> dict[str, bool]:
+        """Return the state to save in a checkpoint."""
+        return {"warming_up": self.warming_up}
+
+    def load_state_dict(self, state: dict[str, bool]) -> None:
+        """Restore the state of `state_dict`."""
+        self.warming_up = state["warming_up"]
+
+
+class PlateauSchedule:
+    """The learning rate is multiplied by `gamma` whenever the validation error stops falling (Sec. 3.4).
+
+    It has stopped falling when `patience` evaluations in a row did not improve the best error by `threshold`. The
+    paper gives neither number. torch's ReduceLROnPlateau needs the optimizer, whose learning rate it overwrites; here
+    the LightningModule does that, for eager and captured steps alike.
+
+    Args:
+        lr: learning rate before the first reduction.
+        gamma: factor at each reduction.
+        patience: evaluations without improvement before a reduction.
+        threshold: smallest improvement that counts, in percentage points.
+        max_reductions: after so many the learning rate stays; None for no limit.
+    """
+
+    def __init__(
+        self,
+        lr: float,
+        gamma: float,
+        patience: int,
+        threshold: float,
+        max_reductions: int | None = None,
+        **_unused: object,  # n and iterations, which every schedule is given
+    ) -> None:
+        self.lr, self.gamma, self.patience, self.threshold = lr, gamma, patience, threshold
+        self.max_reductions = float("inf") if max_reductions is None else max_reductions
+        self.best, self.waited, self.reductions = float("inf"), 0, 0
+
+    def __call__(self, iteration: int) -> float:
+        """Return the learning rate; it is the same for all iterations between two evaluations."""
+        return reduced_lr(self.lr, self.gamma, self.reductions)
+
+    def on_train_error(self, error: float) -> None:
+        """No-op: this schedule does not depend on the training error."""
+
+    def on_eval_error(self, error: float) -> None:
+        """Count an evaluation, with its error in percent, and reduce the learning rate if it is time."""
+        if error < self.best - self.threshold:
+            self.best, self.waited = error, 0
+            return
+        self.waited += 1
+        if self.waited == self.patience:
+            self.reductions, self.waited = min(self.reductions + 1, self.max_reductions), 0
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the state to save in a checkpoint."""
+        return {"best": self.best, "waited": self.waited, "reductions": self.reductions}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore the state of `state_dict`."""
+        self.best, self.waited, self.reductions = state["best"], state["waited"], state["reductions"]

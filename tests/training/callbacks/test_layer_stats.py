@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from src.models.resnet import plain, resnet, resnet_imagenet
+from src.training.callbacks.layer_stats import gradient_norms, record_responses, weighted_layers
+
+NETS = {
+    "plain8": (lambda: plain(1, 10, "fan_in"), 7),
+    "resnet8": (lambda: resnet(1, "B", 10, "fan_in"), 7),
+    "resnet50": (lambda: resnet_imagenet(50, "B", True, 1, 64, (), False, 10, "fan_in"), 16),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_every_3x3_layer_responds_and_every_weighted_layer_has_a_gradient(name):
+    make, responding = NETS[name]
+    net = make()
+    F.cross_entropy(net(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
+    norms = gradient_norms(net)
+    assert len(norms) == net.depth
+    assert (next(iter(norms)), [*norms][-1]) == ("conv1", "fc")
+    assert not [layer for layer in norms if "downsample" in layer]
+    for layer, norm in norms.items():
+        assert norm == pytest.approx(net.get_submodule(layer).weight.grad.square().sum().sqrt().item(), rel=1e-4)
+    with record_responses(net.eval()) as responses:
+        net(torch.randn(4, 3, 32, 32))
+    assert len(responses) == responding
+    assert set(responses) < set(weighted_layers(net))
+
+
+def test_a_response_is_taken_after_batch_norm_and_before_addition_and_relu():
+    net = resnet(1, "A", 10, "fan_in").eval()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.weight)
+            nn.init.normal_(module.running_mean)
+    images = torch.randn(8, 3, 8, 8)
+    with record_responses(net) as responses:
+        net(images)
+    block = net.layer1[0]
+    x = F.relu(net.bn1(net.conv1(images)))
+    first = block.bn1(block.conv1(x))
+    second = block.bn2(block.conv2(F.relu(first)))
+    assert responses["conv1"] == pytest.approx(net.bn1(net.conv1(images)).std().item())
+    assert responses["layer1.0.conv1"] == pytest.approx(first.std().item())
+    assert responses["layer1.0.conv2"] == pytest.approx(second.std().item())
+
+
+def test_nothing_is_left_on_the_net():
+    net = plain(1, 10, "fan_in")
+    with pytest.raises(ZeroDivisionError), record_responses(net):
+        raise ZeroDivisionError
+    assert not [module for module in net.modules() if module._forward_hooks]
