@@ -1,27 +1,149 @@
-"""What a run folder's config may call: Hydra calls whatever a `_target_` names, and a folder may be a stranger's."""
+"""Compose and validate configs with Hydra, and find the run directory that belongs to one."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
-from src.cli import CONF
+import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices, which train.yaml names)
+from src.runs.config_files import CONF, flatten
+from src.runs.naming import run_key, run_name
+from src.runs.run_dir import RunDir
+
+KINDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    list: "a list",
+    str: "a string",
+}
+NULLABLE = ("recipe.schedule.warmup_from_n",)
+AT_LEAST_ONE = ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every")
+
+
+def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
+    """Return the config of a command line, composed in this process.
+
+    Hydra must be initialized, for example by `initialize_config_dir`.
+    """
+    config = compose(config_name, [*overrides], return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return without_hydra(config)
+
+
+def without_hydra(config: DictConfig) -> DictConfig:
+    """Return a composed config without Hydra's own node."""
+    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+
+
+def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Validate a composed config and turn it into plain values.
+
+    Returns:
+        The config, and the defaults for the same model and data; both with `choices`, the names chosen in each group.
+
+    Raises:
+        ValueError: a key that nothing reads, a value of the wrong type, a value taken from the environment, or an n
+            for a net that has its own.
+    """
+    hydra_config = HydraConfig.get()
+    groups = [path.name for path in CONF.iterdir() if path.is_dir()]
+    choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups and name}
+    # A config is written down, and so would be a secret in it.
+    for key, value in flatten(OmegaConf.to_container(config)).items():
+        if "oc.env" in str(value):
+            raise ValueError(f"{key}={value} takes its value from the environment: set the value")
+
+    usual = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
+    values, defaults = (OmegaConf.to_container(c, resolve=True) for c in (config, usual))
+    _check_values(values, defaults)
+
+    n_is_set = any(override.startswith("n=") for override in hydra_config.overrides.task)
+    if n_is_set and values["model"].get("n") != values["n"]:
+        any_depth = "model=plain, resnet, highway or preactivation"
+        raise ValueError(f"model={choices['model']} has its own depth: n={values['n']} needs {any_depth}")
+    return {"choices": choices, **values}, {"choices": choices, **defaults}
+
+
+def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+    flat_defaults = flatten(defaults)
+    for key, value in flatten(values).items():
+        if key.partition(".")[0] not in defaults:
+            raise ValueError(f"there is no key {key}; --help lists all keys")
+        default = flat_defaults.get(key)
+        kind = type(default)
+        if kind not in KINDS or key.startswith("trainer.") or (value is None and key in NULLABLE):
+            continue  # Lightning checks its own arguments
+        # n=2.5 gets a better message from the net, which names the nearest depths.
+        accepted = int | float if kind is float or key in ("n", "model.n") else kind
+        if not isinstance(value, accepted) or isinstance(value, bool) != (kind is bool):
+            raise ValueError(f"{key}={value} must be {KINDS[kind]}, such as {default}")
+
+
+def find_run_dir(config: DictConfig) -> RunDir:
+    """Return the run directory that belongs to a composed config, with `precision: auto` resolved.
+
+    Raises:
+        ValueError: a value that no run can have.
+    """
+    values, defaults = resolve(config, "train")
+    if not 0 <= values["seed"] < 2**32:
+        raise ValueError(f"seed={values['seed']} must be from 0 to 2**32 - 1")
+    for key in AT_LEAST_ONE:
+        if values["recipe"][key] < 1:
+            raise ValueError(f"recipe.{key}={values['recipe'][key]} must be at least 1")
+    if values["recipe"]["precise_bn_batches"] < 0:
+        batches = values["recipe"]["precise_bn_batches"]
+        raise ValueError(f"recipe.precise_bn_batches={batches} must be at least 0")
+
+    from src.training.precision import resolve_precision  # imports torch
+
+    trainer = values["trainer"]
+    trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
+    defaults["trainer"]["precision"] = "32-true"
+    flat_defaults = flatten(defaults)
+    key = run_key(values, flat_defaults)
+    return RunDir(Path(values["output_dir"]) / key["data"] / run_name(key), values, flat_defaults)
+
+
+def known_keys(config_name: str, arguments: list[str]) -> list[str]:
+    """Return all keys that a command line with these arguments may set, for did-you-mean."""
+    chosen = [a for a in arguments if (CONF / a.partition("=")[0]).is_dir() and "," not in a]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        for overrides in (chosen, []):
+            try:
+                config = OmegaConf.to_container(compose(config_name, overrides))
+            except HydraException:
+                continue
+            return [*flatten(config), *(group.name for group in CONF.iterdir() if group.is_dir())]
+    return []
 
 
 def check_targets(config: dict[str, Any], path: Path) -> None:
-    """Raises ValueError if the net or the data of the run in `path` are made by what no file of conf names."""
-    known = {name for file in CONF.rglob("*.yaml") for name in targets(yaml.safe_load(file.read_text()))}
-    foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - known)
+    """Check the `_target_` values of a config from a run directory, which may come from a stranger.
+
+    Hydra calls whatever a `_target_` names, so only names that appear in `conf/` are allowed.
+
+    Raises:
+        ValueError: the net or the data of the run in `path` are built by anything else.
+    """
+    files = CONF.rglob("*.yaml")
+    allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
+    foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
     if foreign:
         raise ValueError(
-            f"{path / 'config.yaml'} calls {foreign[0]}, which is not run: "
-            "if it is code of your own, name it in a file of conf/model or conf/data"
+            f"{path / 'config.yaml'} calls {foreign[0]}, which is not allowed: "
+            "if it is your own code, name it in a file of conf/model or conf/data"
         )
 
 
 def targets(value: Any) -> Iterator[Any]:
-    """All values of `_target_` in nested dicts and lists."""
+    """Yield all values of `_target_` in nested dicts and lists."""
     if isinstance(value, dict):
         if "_target_" in value:
             yield value["_target_"]

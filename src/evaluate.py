@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig
 
-from src.cli import CONF, entry, job, resolve
-from src.config import check_targets
+from src.cli import catch_user_errors as job
+from src.cli import run_entry_point as entry
+from src.config import CONF, check_targets, resolve
 from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def main(config: DictConfig) -> None:
         raise ValueError("say either run=FOLDER, or weights=FILE with model= and data=; several as [A,B]")
     trainer, protocol, data = config["trainer"], config["protocol"], config["choices"]["data"]
     if config["run"]:
-        folders = [RunDir.trained(Path(run)) for run in listed(config["run"])]
+        folders = [RunDir.open_trained(Path(run)) for run in listed(config["run"])]
         for folder in folders:
             if config["root"]:
                 folder.config["data"]["root"] = config["root"]
@@ -93,7 +94,7 @@ def evaluate(
         start = time.perf_counter()
         tester.test(classifier, datamodule=views, verbose=False)
         seconds = time.perf_counter() - start
-    _, mistakes, mistakes_top5, images = classifier.tested.compute()
+    _, mistakes, mistakes_top5, images = classifier.eval_meter.compute()
     if not images:
         raise ValueError("none of the test images can be read")
     error, error_top5, speed = 100 * mistakes / images, 100 * mistakes_top5 / images, images / seconds

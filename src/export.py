@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cli import entry
+from src.cli import run_entry_point as entry
 from src.config import check_targets
 from src.runs.atomic_io import atomic_write
 from src.runs.run_dir import RunDir
@@ -51,7 +51,7 @@ def export(run: Path, out: Path) -> None:
     if missing:
         install = "uv pip install --python .venv/bin/python --group export"
         raise ValueError(f"{out.suffix} files need {' and '.join(missing)}, which {install} brings")
-    folder = RunDir.trained(run)
+    folder = RunDir.open_trained(run)
     check_targets(folder.config, run)
     if folder.summary is None:
         raise ValueError(f"{run} is not finished: the command that began it goes on with it")

@@ -13,7 +13,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from src.cli import CONF, entry
+from src.cli import run_entry_point as entry
+from src.config import CONF
 from src.models.complexity import activation_bytes, multiply_adds, parameters, receptive_field
 from src.report.results import write_csv
 from src.report.results_table import markdown

@@ -1,87 +1,95 @@
-"""Trains one net and tests it: `python -m src.train model=resnet56 data=cifar10`; see --help."""
+"""Train one net and evaluate it: `python -m src.train model=resnet56 data=cifar10`; see --help."""
 
-from pathlib import Path
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.cli import CONF, entry, job, resolve
-from src.evaluate import evaluate_run
-from src.runs.naming import run_name
-from src.runs.run_dir import RunDir
-from src.training.sweep import Job, Sweep, slots
+from src.cli import catch_user_errors, format_error, run_entry_point
+from src.config import CONF, find_run_dir, without_hydra
+from src.runs.run_dir import LockedError, RunDir
+from src.training.launcher import SweepLauncher, register_launcher
 
-JOBS: list[Job] = []  # of a sweep, as Hydra composes one after the other
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 
 @hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
-@job
+@catch_user_errors
 def main(config: DictConfig) -> None:
-    folder = find_run_dir(config)
-    folder.check_same_config()
-    of_hydra = HydraConfig.get()
-    if of_hydra.mode == RunMode.MULTIRUN and of_hydra.launcher._target_.endswith("BasicLauncher"):
-        JOBS.append(Job(folder, list(of_hydra.overrides.task)))
-    elif folder.finished:
-        print(f"{folder.path} is finished: {in_words(folder)}")
+    """Train and evaluate the run of a config, unless it is finished."""
+    run_dir = find_run_dir(config)
+    run_dir.check_same_config()
+    if run_dir.finished:
+        print(f"{run_dir.path} is finished: {describe(run_dir)}")
     else:
-        run(folder)
+        run(run_dir)
 
 
-def main_or_sweep() -> None:
-    main()
-    if JOBS:
-        config = JOBS[0].folder.config
-        Sweep(JOBS, *slots(config["trainer"]["accelerator"], config["sweep"]["jobs_per_device"])).run()
+def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
+    """Do what is missing of a run: train it, and evaluate it with the protocol of its config.
 
-
-def find_run_dir(config: DictConfig) -> RunDir:
-    """The run folder that belongs to a config, which it resolves, `precision: auto` too.
-
-    Raises ValueError for a value that no run can have.
+    Args:
+        run_dir: the directory of the run.
+        callbacks: further callbacks of the Trainer, called after the run's own.
     """
-    config, defaults = resolve(config, "train")
-    if not 0 <= config["seed"] < 2**32:
-        raise ValueError(f"seed={config['seed']} must be from 0 to 2**32 - 1")
-    for key in ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every"):
-        if config["recipe"][key] < 1:
-            raise ValueError(f"recipe.{key}={config['recipe'][key]} must be at least 1")
-    from src.training.precision import resolve_precision
-
-    config["trainer"]["precision"] = resolve_precision(config["trainer"]["precision"], config["trainer"]["accelerator"])
-    defaults["trainer"]["precision"] = "32-true"
-    choices = config["choices"]
-    return RunDir(Path(config["output_dir"]) / choices["data"] / run_name(config, defaults, choices["model"]), config)
-
-
-def run(folder: RunDir) -> None:
-    """Does what is missing of a run: trains, and tests by the protocol that its config asks for."""
+    # Imported here: torch and Lightning take seconds, which --help and error messages need not.
     from pytorch_lightning.utilities import rank_zero_only
 
+    from src.evaluate import evaluate_run
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
     from src.training.trainer import fit
 
     with requeue_if_interrupted():
-        if not folder.summary:
-            fit(folder)
+        if not run_dir.summary:
+            fit(run_dir, callbacks)
             if rank_zero_only.rank == 0:
-                print(f"{folder.path}: {in_words(folder)}", flush=True)
-        if not folder.evaluated_as_configured:
-            evaluate_run(folder, folder.config["trainer"], folder.config["protocol"], Preemption(folder))
+                print(f"{run_dir.path} finished: {describe(run_dir)}", flush=True)
+        if not run_dir.evaluated_as_configured:
+            config = run_dir.config
+            evaluate_run(run_dir, config["trainer"], config["protocol"], Preemption(run_dir))
 
 
-def in_words(folder: RunDir) -> str:
-    summary, protocol = folder.summary, folder.config["protocol"]
-    test = folder.tested(protocol)
-    more = f", by {protocol} {test['test_error']:.2f}% (top-5 {test['test_error_top5']:.2f}%)" if test else ""
+def run_in_sweep(run_dir: RunDir) -> None:
+    """Do as `run` in the process that a sweep started for it; a failure is recorded as its user would read it."""
+    try:
+        run(run_dir)
+    except LockedError as error:
+        raise SystemExit(str(error)) from error  # error.txt belongs to the process that has the lock
+    except Exception as error:
+        run_dir.write_error(format_error(error))
+        raise
+
+
+class DevicesLauncher(SweepLauncher):
+    """Launch the runs of a sweep, each in a process of its own."""
+
+    def find_run_dir(self, config: DictConfig) -> RunDir:
+        """Return the run directory of one run, which must not hold another run."""
+        run_dir = find_run_dir(without_hydra(config))
+        run_dir.check_same_config()
+        return run_dir
+
+    run = staticmethod(run_in_sweep)
+
+
+def describe(run_dir: RunDir) -> str:
+    """Return the results of a finished run in a sentence."""
+    summary, protocol = run_dir.summary, run_dir.config["protocol"]
+    evaluation = run_dir.evaluation(protocol)
+    more = ""
+    if evaluation:
+        top5 = evaluation["test_error_top5"]
+        more = f", {protocol} top-1 error {evaluation['test_error']:.2f}% (top-5 {top5:.2f}%)"
     return (
         f"{summary['iterations']} iterations, training error {summary['train_error']:.2f}%, "
-        f"test error {summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%){more}, "
+        f"test top-1 error {summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%){more}, "
         f"{summary['images_per_second']:,.0f} images/s"
     )
 
 
+register_launcher(DevicesLauncher)
+
 if __name__ == "__main__":
-    entry(main_or_sweep)
+    run_entry_point(main)

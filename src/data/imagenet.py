@@ -56,6 +56,7 @@ class ImageNet(LightningDataModule):
     """
 
     image_shape = (3, SIZE, SIZE)
+    protocols = ("center", "10crop", "multiscale")
 
     def __init__(
         self,
@@ -217,6 +218,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from src.cli import entry
+    from src.cli import run_entry_point as entry
 
     entry(main)

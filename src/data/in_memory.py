@@ -26,6 +26,8 @@ class ImagesInMemory(LightningDataModule):
         seed, batch_size, iterations: of the training stream; testing needs the seed alone.
     """
 
+    protocols = ("center",)
+
     def __init__(
         self,
         val_images: int,

@@ -212,6 +212,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from src.cli import entry
+    from src.cli import run_entry_point as entry
 
     entry(main)

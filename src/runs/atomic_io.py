@@ -1,4 +1,4 @@
-"""Writing files so that they are whole or not there, and saying what to do where they cannot be written."""
+"""Write files so that they are complete or absent, and report what prevents writing and how to fix it."""
 
 import csv
 import errno
@@ -8,46 +8,89 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-ELSEWHERE = "make that place writable, or say another with output_dir=FOLDER"
+NOT_WRITABLE = "make it writable, or choose another directory with output_dir=DIRECTORY"
 REMEDIES = {
-    errno.ENOSPC: "make room on that disk",
-    errno.EDQUOT: "make room in your quota",
-    errno.ENOENT: "put back what was removed or moved away",
-    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), ELSEWHERE),
+    errno.ENOSPC: "free some space on that disk",
+    errno.EDQUOT: "free some space in your quota",
+    errno.ENOENT: "put back what was removed or moved",
+    errno.EROFS: NOT_WRITABLE,
+    errno.EACCES: NOT_WRITABLE,
+    errno.EPERM: NOT_WRITABLE,
 }
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """What keeps a file from being written, as an OSError that names the file and says what to do."""
+    """Turn an OSError of the block into one that names the file and says what to do.
+
+    Raises:
+        OSError: the block raised one.
+    """
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno, "look after that place, or say another")
-        why = f"{path} cannot be written ({error.strerror or error}): {remedy}; the same command then goes on"
-        raise OSError(why) from error
+        remedy = REMEDIES.get(error.errno, "check that disk, or choose another")
+        reason = error.strerror or error
+        raise OSError(f"{path} cannot be written ({reason}): {remedy}; the same command then resumes") from error
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Writes a file aside, brings it to the disk and renames it: `path` is never half a file."""
-    part = path.with_name(path.name + ".part")
+    """Write a file next to `path`, sync it to the disk and rename it, so `path` is never half-written.
+
+    Args:
+        path: the file to create or replace.
+        write: writes the content into an open binary file.
+
+    Raises:
+        OSError: the file cannot be written; the previous one is unchanged.
+    """
+    temporary = path.with_name(path.name + ".part")
     with writing(path):
         try:
-            with open(part, "wb") as file:
+            with open(temporary, "wb") as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(path)
+            temporary.replace(path)
         finally:
-            with suppress(OSError):  # of no account beside what went wrong before
-                part.unlink(missing_ok=True)
+            with suppress(OSError):  # an error of the write itself matters more
+                temporary.unlink(missing_ok=True)
 
 
-def append(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
-    """Appends rows to a CSV file, which begins with the names of its columns."""
+def append_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to a CSV file, after a header if the file is new.
+
+    Lightning's CSVLogger is not used: it deletes its file when a run resumes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     new = not path.exists()
     with writing(path), open(path, "a", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerows(rows)
+
+
+def truncate_rows(path: Path, last_iteration: int) -> bool:
+    """Drop the rows of a CSV file after `last_iteration`, its first column, and an incomplete last line.
+
+    Returns:
+        Whether rows remain; without any, the file is removed.
+    """
+    lines = path.read_text().splitlines(keepends=True)
+    header, rows = lines[:1], lines[1:]
+    kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= last_iteration]
+
+    if kept:
+        atomic_write(path, lambda file: file.write("".join(header + kept).encode()))
+    else:
+        path.unlink()
+    return bool(kept)
+
+
+def sync_to_disk(path: Path) -> None:
+    """Block until the content of a file is on the disk."""
+    with writing(path), open(path) as file:
+        os.fsync(file.fileno())

@@ -1,60 +1,75 @@
-"""What a run is: the keys of its config that say so, its name, and the kind of its net."""
+"""The identity of a run: its run key, the name of its directory, and the family of its net."""
 
 import re
 from typing import Any
 
-# Where a run happens, how fast and in how much memory, is not part of what it is; precision is. Nor are the words it
-# was asked for with, `choices` and `n`: what they chose stands under `model`, `data` and `recipe`.
-NOT_ITSELF = re.compile(
-    r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)|data\.(root|download|num_workers)|logger.*|output_dir"
+from src.runs.config_files import RENAMED_KEYS, chosen_values, flatten
+
+# Where, how fast and in how much memory a run is executed is not part of its identity; precision is. `choices` and
+# `n` are only the words a run was asked for with: what they chose is in `model`, `data` and `recipe`.
+EXECUTION_KEYS = re.compile(
+    r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)"
+    r"|data\.(root|download|num_workers)|logger.*|output_dir"
     r"|activation_checkpointing|compile|protocol|sweep\..*|choices\..*|n"
 )
 
 
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"recipe": {"iterations": 1}} as {"recipe.iterations": 1}; lists are values."""
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
+def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat keys of a config that can change a run's result, under their present names."""
+    flat = {RENAMED_KEYS.get(key, key): value for key, value in flatten(config).items()}
+    return {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
 
 
-def identity(config: dict[str, Any]) -> dict[str, Any]:
-    """The flat keys of a config that say what its run is."""
-    return {key: value for key, value in flatten(config).items() if not NOT_ITSELF.fullmatch(key)}
+def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Return what makes a run itself: its data, net and seed, and each value that differs from its default.
 
+    A key that a stored config lacks counts as its default, and so does a `_target_` that equals the one in the chosen
+    config file. So adding a key, or moving the code that a `_target_` names, changes no run key.
 
-def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What differs between two flat configs, key by key; empty if nothing does.
-
-    A key that `found` does not have came later than that run, which did what it stands for when off: false, 0, null.
+    Args:
+        config: a resolved config, with the `choices` it was composed of.
+        defaults: the flat defaults of the same choices.
     """
-    differ = [k for k in sorted({*found, *wanted}) if found.get(k) != wanted.get(k) and (k in found or wanted[k])]
-    return ", ".join(f"{k} was {found.get(k)}, now {wanted.get(k)}" for k in differ)
+    choices, n = config["choices"], config["model"].get("n")
+    net = net_name(choices["model"], n)
+    chosen = chosen_values(choices)
+
+    def is_implied(key: str, value: Any) -> bool:
+        if key == "seed" or (key == "model.n" and net != choices["model"]):
+            return True  # the net's name has its depth: model=resnet n=9 is resnet56
+        if key.endswith("._target_") and chosen.get(key) == value:
+            return True
+        return key in defaults and defaults[key] == value
+
+    items = identity_keys(config).items()
+    different = {key: value for key, value in items if not is_implied(key, value)}
+    return {"data": choices["data"], "net": net, "seed": config["seed"], **different}
 
 
-def family(config: dict[str, Any]) -> str:
-    """`plain`, `residual`, or what else a net is called: by the function that makes it."""
-    function = config["model"]["_target_"].rpartition(".")[2]
-    name = function.removesuffix("_imagenet").removesuffix("_bottleneck")
-    return "residual" if name == "resnet" else name
+def differences(stored: dict[str, Any], present: dict[str, Any], defaults: dict[str, Any]) -> str:
+    """Return how two run keys differ, as `KEY was X, now Y`; empty if they are equal."""
+    keys = [key for key in {**stored, **present} if stored.get(key) != present.get(key)]
+    values = ((key, *(run.get(key, defaults.get(key)) for run in (stored, present))) for key in keys)
+    return ", ".join(f"{key} was {was}, now {now}" for key, was, now in values)
+
+
+def run_name(key: dict[str, Any]) -> str:
+    """Return the name of a run's directory: `resnet56-iterations200-s0`, from its run key."""
+    parts = [key["net"]]
+    for name, value in key.items():
+        if name not in ("data", "net", "seed"):
+            label = "" if name == "trainer.precision" else name.rpartition(".")[2]
+            parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
+    return "-".join([*parts, f"s{key['seed']}"])
 
 
 def net_name(model: str, n: int | None) -> str:
-    """`resnet56` for model=resnet56 and for model=resnet n=9 (depth 6n+2, Sec. 4.2)."""
+    """Return `resnet56` for both model=resnet56 and model=resnet n=9 (depth 6n+2, Sec. 4.2)."""
     return model if n is None or re.search(r"\d", model) else f"{model}{6 * n + 2:g}"
 
 
-def run_name(config: dict[str, Any], defaults: dict[str, Any], model: str) -> str:
-    """`resnet56-iterations200-s0`: the net, each value that differs from `defaults` under its key, the seed."""
-    net = net_name(model, config["model"].get("n"))
-    told = {"seed"} if net == model else {"seed", "model.n"}
-    usual, parts = identity(defaults), [net]
-    for key, value in identity(config).items():
-        if key not in told and (key not in usual or usual[key] != value):
-            label = "" if key == "trainer.precision" else key.rpartition(".")[2]
-            parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
-    return "-".join([*parts, f"s{config['seed']}"])
+def family(config: dict[str, Any]) -> str:
+    """Return `plain`, `residual` or another kind of net, by the function that builds it."""
+    function = config["model"]["_target_"].rpartition(".")[2]
+    name = function.removesuffix("_imagenet").removesuffix("_bottleneck")
+    return "residual" if name == "resnet" else name

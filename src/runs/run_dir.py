@@ -1,15 +1,15 @@
-"""What a run folder is: its name, its lock, its files, and whether the run in it is finished.
+"""The directory of a run: its files, its lock, and whether the run in it is finished.
 
-A folder is named by what the run is, so the same command finds its own folder again:
+A directory is named by what the run is, so that the same command finds its own directory again:
 
-    runs/<data>/<net>-<what differs from the defaults>-s<seed>/
+    OUTPUT_DIR/<data>/<net>-<what differs from the defaults>-s<seed>/
         config.yaml            the resolved config
-        metrics.csv            a row per logged iteration; errors in percent
-        layers.csv             at each evaluation, the gradient and the response of each layer
+        metrics.csv            one row per logged iteration; errors in percent
+        layers.csv             gradient and response of each layer, at each evaluation
         checkpoints/           last.ckpt, and previous.ckpt before it
-        summary.json           the results; written last, so it is there when the run is finished
-        10crop.json            and multiscale.json: what those tests of photos gave
-        error.txt, log.txt     why the last try failed, if it did; what a run of a sweep printed
+        summary.json           the results; written last, so its presence means finished
+        10crop.json            and multiscale.json: results of those evaluation protocols
+        error.txt, log.txt     why the last attempt failed, if it did; the output of a run of a sweep
 """
 
 import csv
@@ -18,85 +18,114 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TextIO
 
 import yaml
 
-from src.runs.atomic_io import append, atomic_write, writing
-from src.runs.naming import differences, identity
+from src.runs.atomic_io import append_rows, atomic_write, sync_to_disk, truncate_rows, writing
+from src.runs.config_files import defaults_of, read_config, without_implied_targets
+from src.runs.naming import differences, run_key
 
-STAGES = ("train", "val", "test")
-COLUMNS = ["iteration", "lr", *(f"{s}/{m}" for s in STAGES for m in ("loss", "error", "error_top5"))]
-LAYER_COLUMNS = ["iteration", "layer", "gradient", "response"]
+LAYER_COLUMNS = ("iteration", "layer", "gradient", "response")
 
 
 class LockedError(ValueError):
-    """Another process is at work in a run folder."""
+    """Another process is writing to a run directory."""
 
 
 class RunDir:
-    """The folder of one run, whether it is there yet or not."""
+    """The directory of one run, whether it exists yet or not.
 
-    def __init__(self, path: Path, config: dict[str, Any]) -> None:
+    Args:
+        path: the directory.
+        config: the resolved config of the run, with the `choices` it was composed of.
+        defaults: the flat defaults of these choices; by default those of the files in `conf/`.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> None:
         self.path, self.config = path, config
+        self.given_defaults = defaults
         self.metrics, self.layers = path / "metrics.csv", path / "layers.csv"
-        self.last_checkpoint, self.error = path / "checkpoints" / "last.ckpt", path / "error.txt"
+        self.last_checkpoint = path / "checkpoints" / "last.ckpt"
+        self.error = path / "error.txt"
         self.lock: TextIO | None = None  # held by this process
-        self.filled: set[Path] = set()  # the CSV files that have rows
+        self.written_csvs: set[Path] = set()  # the CSV files that have rows
 
     @classmethod
-    def trained(cls, path: Path) -> Self:
-        """The folder of a run, with its config. Raises FileNotFoundError if there is no checkpoint in it."""
-        if not cls(path, {}).last_checkpoint.exists():
-            raise FileNotFoundError(f"{path} is no run folder with a checkpoint in it")
-        return cls(path, yaml.safe_load((path / "config.yaml").read_text()))
+    def open(cls, path: Path) -> Self:
+        """Return the directory of an existing run, its config read from config.yaml.
+
+        Raises:
+            FileNotFoundError: there is no config.yaml.
+            ValueError: the directory was written by version 0.1, or config.yaml holds no config.
+        """
+        if not (path / "config.yaml").exists():
+            raise FileNotFoundError(f"{path} is not a run directory: there is no config.yaml in it")
+        return cls(path, read_config(path / "config.yaml"))
+
+    @classmethod
+    def open_trained(cls, path: Path) -> Self:
+        """Return the directory of an existing run that has a checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no config.yaml or no checkpoint.
+            ValueError: as for `open`.
+        """
+        run_dir = cls.open(path)
+        if not run_dir.last_checkpoint.exists():
+            raise FileNotFoundError(f"{path} is not a run directory with a checkpoint")
+        return run_dir
+
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The flat defaults of the config files that the run chose."""
+        return self.given_defaults or defaults_of(self.config["choices"])
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The run key: what makes the run itself."""
+        return run_key(self.config, self.defaults)
 
     @property
     def summary(self) -> dict[str, Any] | None:
         """The results, or None if the run is not finished."""
-        path = self.path / "summary.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return self._read_json("summary")
 
-    def tested(self, protocol: str) -> dict[str, Any] | None:
-        """What a test of photos gave, see `write_evaluation`; None if there was none. The summary tells of `center`."""
-        path = self.path / f"{protocol}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+    def evaluation(self, protocol: str) -> dict[str, Any] | None:
+        """Return the results of an evaluation protocol other than `center`; None if there are none."""
+        return self._read_json(protocol)
 
     @property
     def evaluated_as_configured(self) -> bool:
-        """Whether the test by the protocol of its config is there, which the summary has if that is `center`."""
+        """Whether the results of the config's protocol exist; for `center` they are in the summary."""
         protocol = self.config["protocol"]
-        return protocol == "center" or self.tested(protocol) is not None
+        return protocol == "center" or self.evaluation(protocol) is not None
 
     @property
     def finished(self) -> bool:
-        """Whether all that its config asks for is there."""
+        """Whether everything that the config asks for is done."""
         return self.summary is not None and self.evaluated_as_configured
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Takes the folder for this process, making it if need be; the lock falls with the process.
+        """Create the directory and reserve it for this process; the lock ends with the process.
 
-        What goes wrong meanwhile is written into error.txt. Raises LockedError if another process has it, and
-        ValueError if it holds a run of another config.
+        An exception of the block is recorded in error.txt.
+
+        Raises:
+            LockedError: another process has the lock.
+            ValueError: the directory holds a run with another config.
         """
         with writing(self.path):
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "lock", "a+")  # noqa: SIM115
-        os.register_at_fork(after_in_child=lock.close)  # workers may outlive a killed run, and must not keep its lock
+            lock = open(self.path / "lock", "a+")  # noqa: SIM115 (closed by the block below)
+        # Worker processes may outlive a killed run and must not keep its lock.
+        os.register_at_fork(after_in_child=lock.close)
         with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                raise LockedError(
-                    f"{self.path} is being written by {lock.read() or 'another process'}: wait for it, or stop it"
-                ) from None
-            with writing(self.path):
-                lock.truncate(0)
-                os.write(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
-            self.plan()
+            self._acquire(lock)
+            self.create()
             with writing(self.error):
                 self.error.unlink(missing_ok=True)
             self.lock = lock
@@ -105,115 +134,153 @@ class RunDir:
             except Exception as error:
                 with suppress(FileNotFoundError):
                     self.check_still_there()
-                    self.fail(str(error) or type(error).__name__)
+                    self.write_error(str(error) or type(error).__name__)
                 raise
             finally:
                 self.lock = None
 
-    def plan(self) -> None:
-        """Makes the folder with its config.yaml. Raises ValueError if it holds a run of another config."""
+    def _acquire(self, lock: TextIO) -> None:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read() or "another process"
+            raise LockedError(f"{self.path} is being written by {owner}: wait for it, or stop it") from None
+        with writing(self.path):
+            lock.truncate(0)
+            os.write(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
+
+    def create(self) -> None:
+        """Create the directory with its config.yaml.
+
+        Raises:
+            ValueError: it holds a run with another config.
+        """
         path = self.path / "config.yaml"
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            atomic_write(path, lambda file: file.write(yaml.safe_dump(self.config, sort_keys=False).encode()))
+            text = yaml.safe_dump(without_implied_targets(self.config), sort_keys=False)
+            atomic_write(path, lambda file: file.write(text.encode()))
         self.check_same_config()
 
-    def fail(self, why: str) -> None:
-        """Writes down why the run failed, for the next try and the report to see, if that can be written."""
-        with suppress(OSError):
-            atomic_write(self.error, lambda file: file.write(why.encode()))
-
     def check_same_config(self) -> None:
-        """Raises ValueError if the folder holds a run of another config."""
+        """Check that the directory, if it exists, belongs to this run.
+
+        Raises:
+            ValueError: it holds a run with another config, or one of version 0.1.
+        """
         path = self.path / "config.yaml"
-        if not path.exists():
-            return
-        changes = differences(identity(yaml.safe_load(path.read_text())), identity(self.config))
+        if path.exists():
+            self.check_same_key(run_key(read_config(path), self.defaults), f"{self.path} holds a run")
+
+    def check_same_key(self, stored: dict[str, Any], what: str) -> None:
+        """Check a stored run key against the present one.
+
+        Raises:
+            ValueError: they differ; `what` begins the message.
+        """
+        changes = differences(stored, self.key, self.defaults)
         if changes:
-            raise ValueError(f"{self.path} holds a run of another config ({changes}): move that folder away")
+            raise ValueError(f"{what} with another config ({changes}): move that directory away")
 
-    def log(self, row: dict[str, float]) -> None:
-        """Appends one row of `COLUMNS` to metrics.csv; a column without a value stays empty."""
-        assert set(row) <= set(COLUMNS), row
-        self._append(self.metrics, COLUMNS, [row])
+    def write_error(self, reason: str) -> None:
+        """Record why the run failed, for the report and the user; a full disk is no further error."""
+        with suppress(OSError):
+            atomic_write(self.error, lambda file: file.write(reason.encode()))
 
-    def log_layers(self, iteration: int, gradients: dict[str, float], responses: dict[str, float]) -> None:
-        """Appends a row for each layer to layers.csv."""
-        lines = [(iteration, name, norm, responses.get(name)) for name, norm in gradients.items()]
-        self._append(self.layers, LAYER_COLUMNS, [dict(zip(LAYER_COLUMNS, line, strict=True)) for line in lines])
+    def append_metrics(self, columns: Sequence[str], row: dict[str, float]) -> None:
+        """Append one row to metrics.csv; a column without a value stays empty."""
+        self._append(self.metrics, columns, [row])
+
+    def append_layers(self, iteration: int, gradients: dict[str, float], responses: dict[str, float]) -> None:
+        """Append one row per layer to layers.csv."""
+        values = [(iteration, name, norm, responses.get(name)) for name, norm in gradients.items()]
+        rows = [dict(zip(LAYER_COLUMNS, value, strict=True)) for value in values]
+        self._append(self.layers, LAYER_COLUMNS, rows)
 
     def _append(self, path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
         self.check_still_there()
-        append(path, columns, rows)
-        self.filled.add(path)
+        append_rows(path, columns, rows)
+        self.written_csvs.add(path)
 
     def check_still_there(self) -> None:
-        """Raises FileNotFoundError if the folder that this process has locked, or one with rows, is not there now.
+        """Check that the locked directory and the CSV files with rows were not moved or removed.
 
-        Else rows and checkpoints would begin in their middle, or go among those of another process.
+        Otherwise the CSV files would start in the middle, or in the directory of another process.
+
+        Raises:
+            FileNotFoundError: one of them is gone.
         """
         if self.lock is None:
             return
         lock = self.path / "lock"
-        kept = lock.exists() and os.path.samefile(lock, self.lock.fileno())
-        gone = [path for path in self.filled if not path.exists()] if kept else [self.path]
+        if lock.exists() and os.path.samefile(lock, self.lock.fileno()):
+            gone = [path for path in self.written_csvs if not path.exists()]
+        else:
+            gone = [self.path]
         if gone:
             raise FileNotFoundError(
-                f"{gone[0]} was removed or moved while the run went on: put it back, and the same command goes on; or "
-                f"remove what is left of {self.path}, and it starts anew"
+                f"{gone[0]} was removed or moved during the run: put it back and repeat the command "
+                f"to resume, or remove what is left of {self.path} to start from scratch"
             )
 
-    def flush_to_disk(self) -> None:
-        """The rows that a checkpoint is about to count on. Raises FileNotFoundError if they are gone."""
-        self.check_still_there()
-        for path in self.filled:
-            with writing(path), open(path) as file:
-                os.fsync(file.fileno())
+    def sync_csvs(self) -> None:
+        """Sync the rows to the disk that the next checkpoint relies on.
 
-    @property
-    def reached(self) -> int:
-        """The iteration of the last row of metrics.csv."""
-        rows = self.rows() if self.metrics.exists() else []
-        return int(rows[-1]["iteration"]) if rows else 0
+        Raises:
+            FileNotFoundError: they are gone.
+        """
+        self.check_still_there()
+        for path in self.written_csvs:
+            sync_to_disk(path)
 
     def rows(self) -> list[dict[str, float]]:
-        """The rows of metrics.csv, each with the values that it has."""
+        """Return the rows of metrics.csv, each with the values it has; none if there is no file."""
+        if not self.metrics.exists():
+            return []
         with open(self.metrics, newline="") as file:
-            return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+            lines = list(csv.DictReader(file))
+        return [{name: float(value) for name, value in line.items() if value} for line in lines]
 
-    def truncate_to(self, iteration: int) -> None:
-        """Drops the rows that a run going on from `iteration` will write again."""
-        self.filled.clear()
-        for path in (self.metrics, self.layers):
-            if path.exists():
-                lines = path.read_text().splitlines(keepends=True)
-                kept = [x for x in lines[1:] if x.endswith("\n") and int(x.split(",")[0]) <= iteration]
-                if kept:
-                    whole = "".join([*lines[:1], *kept]).encode()
-                    atomic_write(path, lambda file, whole=whole: file.write(whole))
-                    self.filled.add(path)
-                else:
-                    path.unlink()
+    @property
+    def last_iteration(self) -> int:
+        """The iteration of the last row of metrics.csv, 0 if there is none."""
+        rows = self.rows()
+        return int(rows[-1]["iteration"]) if rows else 0
 
-    def check_rows_complete(self, logged: Sequence[int]) -> None:
-        """Raises ValueError if metrics.csv has not a row for each of the iterations `logged`."""
-        there = [int(row["iteration"]) for row in self.rows()] if self.metrics.exists() else []
-        if there != [*logged]:
-            lost = sorted({*logged} ^ {*there}) or there
+    def truncate(self, iteration: int) -> None:
+        """Truncate the CSV files to `iteration` before resuming: the run writes later rows again."""
+        existing = [path for path in (self.metrics, self.layers) if path.exists()]
+        self.written_csvs = {path for path in existing if truncate_rows(path, iteration)}
+
+    def check_rows(self, logged: Sequence[int]) -> None:
+        """Check that metrics.csv has a row for exactly these iterations.
+
+        Raises:
+            ValueError: rows are missing, or there are others.
+        """
+        found = [int(row["iteration"]) for row in self.rows()]
+        if found != [*logged]:
+            wrong = sorted({*logged} ^ {*found}) or found
             raise ValueError(
-                f"{self.metrics} does not fit its checkpoint (see iteration {lost[0]}): bring back the whole file, or "
-                f"remove {self.path} to start the run anew"
+                f"{self.metrics} does not match its checkpoint (see iteration {wrong[0]}): restore "
+                f"the complete file, or remove {self.path} to start from scratch"
             )
 
-    def write_evaluation(self, test: dict[str, Any]) -> None:
-        """Writes down what `src.evaluate.evaluate` gave."""
-        self._write_json(test["protocol"], test)
+    def write_evaluation(self, results: dict[str, Any]) -> None:
+        """Write the results of an evaluation protocol."""
+        self._write_json(results["protocol"], results)
 
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Writes the results, which makes the run a finished one."""
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write the results, which makes the run a finished one."""
         self.check_still_there()
         self._write_json("summary", summary)
 
+    def _read_json(self, name: str) -> dict[str, Any] | None:
+        path = self.path / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
     def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        atomic_write(self.path / f"{name}.json", lambda file: file.write(json.dumps(values, indent=2).encode()))
+        content = json.dumps(values, indent=2).encode()
+        atomic_write(self.path / f"{name}.json", lambda file: file.write(content))

@@ -1,7 +1,7 @@
-"""The one LightningModule: a net, its loss, its errors, its optimizer and its rate."""
+"""Image classification: the LightningModule with its loss, its error metric, its optimizer and its learning rate."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from pytorch_lightning import LightningModule
@@ -10,14 +10,32 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from src.training.lr_schedule import MilestoneSchedule
-
-Errors = dict[str, float]
+Metrics = dict[str, float]
+Sums = tuple[float, int, int, int]  # loss, top-1 errors, top-5 errors, images
 SUMS = ("loss", "hits", "images")
 
 
+class Schedule(Protocol):
+    """What a learning-rate schedule offers to a task."""
+
+    def __call__(self, iteration: int) -> float:
+        """Return the learning rate of iteration 0, 1, ..."""
+
+    def on_train_error(self, error: float) -> None:
+        """Take note of the training error of the latest iterations, in percent."""
+
+    def on_eval_error(self, error: float) -> None:
+        """Take note of the error of an evaluation, in percent."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state to save in a checkpoint."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore the state of `state_dict`."""
+
+
 class ErrorMeter(Metric):
-    """Loss, hits and images since the last reset, summed on the device.
+    """Sums of loss, hits and images since the last reset, kept on the device.
 
     `hits[k]` counts the images whose label has the k-th highest score, for the best five (fewer with fewer classes).
     """
@@ -29,147 +47,187 @@ class ErrorMeter(Metric):
         self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, labels: Tensor, loss: Tensor) -> None:
-        """ErrorMeter scores [N, classes] against labels [N]; `loss` is the mean over the N."""
+        """Add a batch.
+
+        Args:
+            logits: scores [N, classes].
+            labels: classes [N].
+            loss: the mean over the batch.
+        """
         best = logits.topk(min(5, logits.shape[1])).indices
         self.hits[: best.shape[1]] += (best == labels[:, None]).sum(0)
         self.images.add_(len(labels))
         self.loss.add_(loss, alpha=len(labels))
 
     def reset(self) -> None:
-        """Starts anew in the same memory, which a captured step goes on counting into."""
+        """Set the sums to zero in place: a captured step keeps adding to the same memory."""
         for name in SUMS:
             getattr(self, name).zero_()
 
-    def compute(self) -> tuple[float, int, int, int]:
-        """The sums over all processes: loss, top-1 mistakes, top-5 mistakes, images."""
+    def compute(self) -> Sums:
+        """Return the sums over all processes: loss, top-1 errors, top-5 errors, images."""
         hits, images = self.hits.tolist(), self.images.item()
         return self.loss.item(), images - hits[0], images - sum(hits), images
 
 
 class Classifier(LightningModule):
-    """Trains and tests a net on batches of images [N, 3, H, W] and labels [N].
+    """Trains and evaluates a net on batches of images [N, 3, H, W] and labels [N].
 
     Args:
         net: gives scores [N, classes].
-        optimizer: makes an optimizer of parameters and a first rate.
-        schedule: gives the rate of each iteration.
+        optimizer: makes an optimizer from parameters and a first learning rate.
+        schedule: gives the learning rate of each iteration.
+
+    Attributes:
+        metrics: the names of the task's metrics, as they are in metrics.csv after `train/`, `val/` and `test/`.
+        headline: the metric that stands for the others in messages and that a schedule takes note of.
+        higher_is_better: whether a higher value of it is better.
+        lr: the learning rate of the latest iteration.
+        recent: the metrics of `recent_train_metrics`, as it last returned them.
     """
+
+    metrics = ("loss", "error", "error_top5")
+    headline = "error"
+    higher_is_better = False
 
     def __init__(
         self,
         net: nn.Module,
         optimizer: Callable[..., Optimizer] | None = None,
-        schedule: MilestoneSchedule | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
         self.net = net.to(memory_format=torch.channels_last)
         self.make_optimizer, self.schedule = optimizer, schedule
-        self.trained, self.tested = ErrorMeter(), ErrorMeter()
-        self.last_sums: tuple[float, int, int, int] = (0.0, 0, 0, 0)
-        self.rate: float | None = None  # of the latest iteration
+        self.train_meter, self.eval_meter = ErrorMeter(), ErrorMeter()
+        self.last_sums: Sums = (0.0, 0, 0, 0)
+        self.lr: float | None = None
+        self.recent: Metrics = {}
 
     def __setattr__(self, name: str, value: object) -> None:
-        # Lightning notes the name of the running hook some 40 times an iteration; nn.Module's way takes 50 us of that.
+        """Set an attribute, without nn.Module's checks for the one that Lightning sets most often."""
+        # Lightning notes the name of the running hook some 40 times per iteration.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 
     def configure_optimizers(self) -> Optimizer:
+        """Return the optimizer, with the learning rate of iteration 0."""
         return self.make_optimizer(self.net.parameters(), lr=self.schedule(0))
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        rate = self.schedule(batch_idx)  # the run is one epoch: batches are iterations
-        if rate != self.rate:
-            self.rate = rate
-            self._set_rate(rate)
+        """Set the learning rate of this iteration; the run is one epoch, so batches are iterations."""
+        lr = self.schedule(batch_idx)
+        if lr != self.lr:
+            self.lr = lr
+            self.set_lr(lr)
 
-    def _set_rate(self, rate: float) -> None:
+    def set_lr(self, lr: float) -> None:
+        """Give the optimizer a new learning rate."""
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = rate
+            group["lr"] = lr
 
     def on_validation_start(self) -> None:
-        """Gives all processes the first one's batch norm statistics, those that a checkpoint holds.
+        """Give all ranks the batch norm statistics of rank 0, which are those saved in a checkpoint.
 
-        Each has gathered them over its own share of each batch. The paper does not say whose it tests with.
+        Each rank has gathered its own, over its share of each batch. The paper does not say whose it evaluates with.
         """
         if self.trainer.world_size > 1:
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def on_validation_model_zero_grad(self) -> None:
-        """Keeps the gradients: the record measures them, and a captured step has them in its own memory."""
+        """Keep the gradients: layer statistics measure them, and a captured step owns their memory."""
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        return self._count(self.trained, batch)
+        """Return the loss of a batch."""
+        return self.measure(self.train_meter, batch)
 
     def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        self._count(self.tested, batch)
+        """Evaluate a batch."""
+        self.measure(self.eval_meter, batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        self._count(self.tested, batch)
+        """Evaluate a batch."""
+        self.measure(self.eval_meter, batch)
 
-    def _count(self, counts: ErrorMeter, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def measure(self, meter: ErrorMeter, batch: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the loss of a batch, and add its errors to a meter."""
         images, labels = batch
         logits = self.net(images)
         loss = F.cross_entropy(logits, labels)
-        counts.update(logits.detach(), labels, loss.detach())
+        meter.update(logits.detach(), labels, loss.detach())
         return loss
 
-    def measure(self) -> Errors:
-        """Loss and errors of the training batches since the last call, which the schedule is told as well.
+    def recent_train_metrics(self) -> Metrics:
+        """Return the metrics of the training batches since the last call; the schedule takes note of the error.
 
-        Waits for the device, so it is not for every iteration.
+        Waits for the device, so this is not for every iteration.
         """
-        sums = self.trained.compute()
-        latest = rates(*(now - before for now, before in zip(sums, self.last_sums, strict=True)))
-        self.last_sums = sums
-        self.schedule.on_train_error(latest["error"])
-        return latest
+        sums = self.train_meter.compute()
+        since = (now - before for now, before in zip(sums, self.last_sums, strict=True))
+        self.last_sums, self.recent = sums, mean_metrics(*since)
+        self.schedule.on_train_error(self.recent["error"])
+        return self.recent
 
-    def pop_train_errors(self) -> Errors:
-        """Loss and errors of all training batches since the last call, and starts anew."""
+    def pop_train_metrics(self) -> Metrics:
+        """Return the metrics of all training batches since the last call, and reset them."""
         self.last_sums = (0.0, 0, 0, 0)
-        return _take(self.trained)
+        return pop_metrics(self.train_meter)
 
-    def pop_eval_errors(self) -> Errors:
-        """Loss and errors of the images tested since the last call, and starts anew."""
-        return _take(self.tested)
+    def pop_eval_metrics(self) -> Metrics:
+        """Return the metrics of the images evaluated since the last call, and reset them."""
+        return pop_metrics(self.eval_meter)
+
+    def on_evaluated(self, metrics: Metrics) -> None:
+        """Let the schedule take note of an evaluation during training."""
+        self.schedule.on_eval_error(metrics["error"])
+
+    def summarize(self, row: Metrics) -> dict[str, float | None]:
+        """Return the numbers of summary.json from the last row of metrics.csv and the metrics of the test set."""
+        return {
+            "train_error": row["train/error"],
+            "val_error": row.get("val/error"),
+            "test_error": row["test/error"],
+            "test_error_top5": row["test/error_top5"],
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Each process's own, as the last bit of a sum depends on its order.
-        trained = {name: self.all_gather(getattr(self.trained, name)) for name in SUMS}
-        trained = {name: sums.reshape(self.trainer.world_size, -1).tolist() for name, sums in trained.items()}
-        checkpoint["training"] = {"schedule": self.schedule.state_dict(), "trained": trained, "last": self.last_sums}
+        """Save the schedule and the training sums of each rank: the last bit of a sum depends on its order."""
+        gathered = {name: self.all_gather(getattr(self.train_meter, name)) for name in SUMS}
+        world_size = self.trainer.world_size
+        sums = {name: each.reshape(world_size, -1).tolist() for name, each in gathered.items()}
+        checkpoint["training"] = {
+            "schedule": self.schedule.state_dict(),
+            "sums": sums,
+            "last_sums": self.last_sums,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError if the checkpoint is from before each process's sums were kept."""
+        """Restore what `on_save_checkpoint` saved, also for another world size."""
         state = checkpoint["training"]
-        if not isinstance(state["trained"], dict):
-            raise ValueError(
-                "the checkpoint is of an earlier version of this code: finish the run with that, or start it anew with "
-                "another output_dir=FOLDER"
-            )
         self.schedule.load_state_dict(state["schedule"])
-        self.last_sums = state["last"]
+        self.last_sums = state["last_sums"]
         for name in SUMS:
-            mine, each = getattr(self.trained, name), state["trained"][name]
-            if len(each) == self.trainer.world_size:
-                mine.copy_(torch.tensor(each[self.global_rank]).reshape(mine.shape))
-            elif self.global_rank == 0:  # on another number of processes the first counts on for all
-                mine.copy_(torch.tensor(each).sum(0).reshape(mine.shape))
+            own, saved = getattr(self.train_meter, name), torch.tensor(state["sums"][name])
+            if len(saved) == self.trainer.world_size:
+                own.copy_(saved[self.global_rank].reshape(own.shape))
+            elif self.global_rank == 0:  # with another world size rank 0 continues the sum of all
+                own.copy_(saved.sum(0).reshape(own.shape))
 
 
-def rates(loss: float, mistakes: int, mistakes_top5: int, images: int) -> Errors:
-    """Mean loss and errors in percent, from sums."""
+def mean_metrics(loss: float, errors: int, errors_top5: int, images: int) -> Metrics:
+    """Return the mean loss, and the errors in percent, from sums."""
     return {
         "loss": loss / images,
-        "error": 100 * mistakes / images,
-        "error_top5": 100 * mistakes_top5 / images,
+        "error": 100 * errors / images,
+        "error_top5": 100 * errors_top5 / images,
     }
 
 
-def _take(counts: ErrorMeter) -> Errors:
-    errors = rates(*counts.compute())
-    counts.reset()
-    return errors
+def pop_metrics(meter: ErrorMeter) -> Metrics:
+    """Return the metrics of a meter, and reset it."""
+    metrics = mean_metrics(*meter.compute())
+    meter.reset()
+    return metrics

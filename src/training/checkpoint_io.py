@@ -1,4 +1,7 @@
-"""Checkpoints that survive: written aside, read back, renamed, and the one before kept as long as it may be needed."""
+"""Checkpoint files that survive kills and full disks: written aside, verified, renamed, and the previous one kept.
+
+Lightning's own checkpoint files are neither synced to the disk nor verified, and the previous one is removed first.
+"""
 
 import zipfile
 from contextlib import suppress
@@ -13,40 +16,46 @@ from src.runs.atomic_io import atomic_write, writing
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, each written aside and read back before it takes the place of the one before.
-
-    Of `last.ckpt`, the one before is `previous.ckpt`, unless it is damaged: then the one before that is kept.
-    Raises OSError if the disk does not take or give back what is written.
-    """
+    """Verify each checkpoint before it replaces `last.ckpt`, which becomes `previous.ckpt` if it is valid."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: object = None) -> None:
+        """Write a checkpoint.
+
+        Raises:
+            OSError: the disk does not take it, or does not return what was written.
+        """
         path = Path(path)
         new = path.with_name("new.ckpt")
         try:
-            atomic_write(new, lambda file: save(checkpoint, file))
+            atomic_write(new, lambda file: write_checkpoint(checkpoint, file))
             if not is_valid_checkpoint(new):
-                raise OSError(f"{new} cannot be read back as it was written: look after the disk")
-            worth_keeping = path.exists() and is_valid_checkpoint(path)
+                raise OSError(f"{new} cannot be read back as it was written: check the disk")
+            # A damaged checkpoint must not replace the valid one before it.
+            keep = path.exists() and is_valid_checkpoint(path)
             with writing(path):
-                if worth_keeping:
+                if keep:
                     path.replace(path.with_name("previous.ckpt"))
                 new.replace(path)
         finally:
-            with suppress(OSError):  # of no account beside what went wrong before
+            with suppress(OSError):  # an error of the write itself matters more
                 new.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Never runs what a file may hold. Raises ValueError if that is more than tensors and plain values."""
+        """Read a checkpoint without executing what a stranger's file may contain.
+
+        Raises:
+            ValueError: it contains more than tensors and plain values.
+        """
         try:
             return super().load_checkpoint(path, *args, **options | {"weights_only": True})
         except UnpicklingError as error:
             raise ValueError(
-                f"{path} holds more than tensors and plain values, and is no checkpoint of ours"
+                f"{path} contains more than tensors and plain values: it is not a checkpoint of this project"
             ) from error
 
 
-def save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
-    """torch.save; where the file takes no more, that is said rather than what torch makes of it."""
+def write_checkpoint(checkpoint: dict[str, Any], file: BinaryIO) -> None:
+    """Write with torch.save, but raise the OSError of a full disk instead of torch's RuntimeError."""
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
@@ -54,7 +63,7 @@ def save(checkpoint: dict[str, Any], file: BinaryIO) -> None:
 
 
 def is_valid_checkpoint(path: Path) -> bool:
-    """Whether a file is a checkpoint in which every checksum is right."""
+    """Return whether a file is a checkpoint in which every checksum is right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
@@ -63,15 +72,16 @@ def is_valid_checkpoint(path: Path) -> bool:
 
 
 def latest_valid_checkpoint(last: Path) -> Path | None:
-    """`last.ckpt`, or `previous.ckpt` where that is missing or (a line tells) damaged; None if neither is there.
+    """Return `last.ckpt`, or `previous.ckpt` if that is missing or damaged; None if neither exists.
 
-    Raises ValueError if there are some and all are damaged.
+    Raises:
+        ValueError: all that exist are damaged.
     """
-    there = [path for path in (last, last.with_name("previous.ckpt")) if path.exists()]
-    for path in there:
+    existing = [path for path in (last, last.with_name("previous.ckpt")) if path.exists()]
+    for path in existing:
         if is_valid_checkpoint(path):
             return path
-        print(f"{path} is damaged and passed over", flush=True)
-    if there:
-        raise ValueError(f"no checkpoint in {last.parent} can be read: remove that folder to start the run anew")
+        print(f"{path} is damaged and skipped", flush=True)
+    if existing:
+        raise ValueError(f"no checkpoint in {last.parent} can be read: remove that directory to start from scratch")
     return None

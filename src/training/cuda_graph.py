@@ -1,4 +1,4 @@
-"""The training step with less of Python around it: the net compiled, or the whole step as one CUDA graph."""
+"""The training step with less Python around it: the net compiled, or the whole step captured as one CUDA graph."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +12,10 @@ MODES = ("auto", "none", "cudagraph", "inductor")
 
 
 def resolve_compile(mode: str, device: torch.device, world_size: int, activation_checkpointing: bool = False) -> str:
-    """Replace `auto` by `cudagraph` on one GPU and by `none` elsewhere; any other valid mode is returned as it is.
+    """Replace `auto` by `cudagraph` on one GPU and by `none` elsewhere; return any other valid mode as it is.
 
     Raises:
-        ValueError: the mode is unknown, or cannot be combined with the device, the world size or checkpointing.
+        ValueError: the mode is unknown, or cannot be combined with the other values.
     """
     if mode not in MODES:
         raise ValueError(f"compile={mode} is not one of {', '.join(MODES)}")
@@ -31,77 +31,88 @@ def resolve_compile(mode: str, device: torch.device, world_size: int, activation
 
 
 class CUDAGraphStep:
-    """`step(*batch)` as one CUDA graph: called a few times as it is, then captured, then replayed.
+    """Call `step(*batch)` as one CUDA graph: the first calls run as they are, the next is captured, then replayed.
 
-    What a step reads and writes beside its batch must stay at the same place in memory. All batches are alike in shape.
+    Everything that a step reads and writes besides its batch must stay at the same address. All batches have the same
+    shapes.
     """
 
-    ORDINARY_CALLS = 3  # in which kernels are chosen and momentum is made
+    EAGER_CALLS = 3  # in which kernels are chosen and the momentum buffers are created
 
     def __init__(self, step: Callable[..., object]) -> None:
         self.step, self.calls = step, 0
         self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
 
     def __call__(self, *batch: Tensor) -> None:
+        """Run the step on a batch."""
         self.calls += 1
-        if self.calls <= self.ORDINARY_CALLS:
+        if self.calls <= self.EAGER_CALLS:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
                 self.step(*batch)
             torch.cuda.current_stream().wait_stream(self.stream)
             return
-        if self.calls == self.ORDINARY_CALLS + 1:
+
+        if self.calls == self.EAGER_CALLS + 1:
             self.batch = [tensor.clone() for tensor in batch]
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.step(*self.batch)
         for own, given in zip(self.batch, batch, strict=True):
-            assert own.shape == given.shape
+            assert own.shape == given.shape, (own.shape, given.shape)
             own.copy_(given)
         self.graph.replay()
 
 
 class CapturedStepClassifier(Classifier):
-    """A Classifier whose training step does all of it: forward, backward, update and counting.
+    """A Classifier whose training step does everything: forward, backward, update and counting.
 
-    On a GPU that is one CUDA graph. The same arithmetic as the Classifier's, and the same checkpoints.
+    On a GPU that is one CUDA graph. The arithmetic and the checkpoints are those of the Classifier.
     """
 
     def on_train_start(self) -> None:
+        """Move the learning rate into memory, where a graph reads it."""
         self.optimizer = self.optimizers(use_pl_optimizer=False)
-        for group in self.optimizer.param_groups:  # a graph reads the rate from memory
+        for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
-        self.step = CUDAGraphStep(self._step) if self.device.type == "cuda" else self._step
+        self.step = CUDAGraphStep(self.full_step) if self.device.type == "cuda" else self.full_step
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        loss = self._count(self.trained, (images, labels))
+    def full_step(self, images: Tensor, labels: Tensor) -> None:
+        """Train on a batch."""
+        loss = self.measure(self.train_meter, (images, labels))
         with torch.autocast(self.device.type, enabled=False):
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
 
-    def _set_rate(self, rate: float) -> None:
+    def set_lr(self, lr: float) -> None:
+        """Write a new learning rate where the graph reads it."""
         for group in self.optimizer.param_groups:
-            group["lr"].fill_(rate)
+            group["lr"].fill_(lr)
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
-        self.step(*batch)  # returns no loss, so Lightning does no backward pass of its own
+        """Train on a batch; no loss is returned, so Lightning runs no backward pass of its own."""
+        self.step(*batch)
 
     def optimizer_zero_grad(self, *_: object) -> None:
-        pass
+        """No-op: the step does it."""
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: object, closure: Callable[[], Any]) -> None:
+        """Only run the closure, which calls `training_step`."""
         closure()
 
-    # Testing takes a hundredth of the time: not worth compiling for its own shapes.
+    # Evaluation takes a hundredth of the time, and compiling for its shapes would take longer.
     @torch.compiler.set_stance("force_eager")
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Evaluate a batch without compiled code."""
         super().validation_step(batch, index)
 
     @torch.compiler.set_stance("force_eager")
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Evaluate a batch without compiled code."""
         super().test_step(batch, index)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the learning rate as a number, as an uncaptured step does."""
         super().on_save_checkpoint(checkpoint)
         for group in checkpoint["optimizer_states"][0]["param_groups"]:
-            group["lr"] = self.rate
+            group["lr"] = self.lr

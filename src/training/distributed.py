@@ -1,77 +1,158 @@
-"""A run as several processes, maybe a job of a cluster: who started them, how long they wait for each other, and the
-way back into the queue."""
+"""A run as several processes: who starts them, how long they wait for each other, and SLURM's queue.
+
+Every use of a private API of Lightning or PyTorch is gathered here, each with its reason.
+"""
 
 import os
+import re
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
-from lightning_fabric.plugins.environments import SLURMEnvironment
-from pytorch_lightning import Trainer
+import torch
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.strategies import DDPStrategy, Strategy
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-START = timedelta(minutes=10)  # for all processes to be there: the imports of some may come from a slow disk
-PATIENCE = timedelta(seconds=50)  # then, with one that does not answer the others
+START_TIMEOUT = timedelta(minutes=10)  # until all processes are there: imports may come from a slow disk
+LOST_PROCESS_TIMEOUT = timedelta(seconds=50)  # afterwards: a rank that does not answer is lost
 
 
-def shorten_timeout(trainer: Trainer) -> None:
-    """Ends the long wait for the processes of a run to start, as they have."""
-    if trainer.world_size > 1:
-        _set_pg_timeout(PATIENCE)
+def make_strategy(trainer: dict[str, Any]) -> str | Strategy:
+    """Return Lightning's strategy for the `trainer` node of a config.
 
-
-def slurm() -> list[SLURMEnvironment]:
-    """What Lightning needs to know where srun starts the processes; src/preemption.py requeues rather than Lightning.
-
-    Raises ValueError if the job has several tasks and this process is not one of them.
+    DDP does not broadcast buffers at each step: the LightningModule does it before each evaluation.
     """
-    if _of_torchrun() or not SLURMEnvironment.detect():
+    strategy = trainer["strategy"]
+    if strategy == "ddp" or (strategy == "auto" and is_distributed(trainer)):
+        return DDPStrategy(timeout=START_TIMEOUT, broadcast_buffers=False)
+    return strategy
+
+
+def is_distributed(trainer: dict[str, Any]) -> bool:
+    """Return whether the `trainer` node of a config asks for more than one process."""
+    devices = trainer["devices"]
+    if isinstance(devices, list):
+        count = len(devices)
+    elif devices in ("auto", -1, "-1"):
+        on_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda")
+        count = torch.cuda.device_count() if on_gpu else 1
+    else:
+        count = int(devices)
+    return trainer["num_nodes"] > 1 or count > 1
+
+
+class StartTimeout(Callback):
+    """Waits no longer than `LOST_PROCESS_TIMEOUT` for a rank once all have started."""
+
+    def on_train_start(self, trainer: Trainer, *_: object) -> None:
+        """Shorten the timeout of the process group.
+
+        PyTorch has no public function that changes the timeout of an existing group.
+        """
+        if trainer.world_size > 1:
+            _set_pg_timeout(LOST_PROCESS_TIMEOUT)
+
+
+def disable_sigterm_broadcast(trainer: Trainer) -> None:
+    """Stop Lightning from asking rank 0 about SIGTERM in each iteration, which waits for the answer.
+
+    `Preemption` does it without waiting. See Lightning issue 21487 and pull request 21640.
+    """
+    assert hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor")
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+
+
+@contextmanager
+def report_lost_process(trainer: Trainer) -> Iterator[None]:
+    """Turn what the communication raises when a rank died or hangs into an error with a message.
+
+    Raises:
+        ChildProcessError: another process of the run died or hangs.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        lost = re.search("gloo|nccl|connection|timed out", str(error), re.IGNORECASE)
+        if trainer.world_size == 1 or not lost:
+            raise
+        for process in getattr(trainer.strategy.launcher, "procs", []):  # a hanging one would stay
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(1)
+            process.kill()
+        raise ChildProcessError(
+            "another process of this run died or hangs (its own output is above); the same command "
+            f"resumes from the last checkpoint ({str(error).splitlines()[0][:150]})"
+        ) from error
+
+
+def slurm_plugins() -> list[SLURMEnvironment]:
+    """Return what Lightning needs inside a SLURM job; requeueing is left to `requeue`.
+
+    Raises:
+        ValueError: the job has several tasks, and this process is not one of them.
+    """
+    if started_by_torchrun() or not SLURMEnvironment.detect():
         return []
-    if int(os.environ["SLURM_NTASKS"]) > 1 and "SLURM_STEP_ID" not in os.environ:
-        raise ValueError("this SLURM job has several tasks: start them with srun python -m src.train ...")
-    if int(os.environ["SLURM_NTASKS"]) > 1 and "SLURM_NTASKS_PER_NODE" not in os.environ:
-        raise ValueError("say --nodes and --ntasks-per-node to sbatch or srun, not --ntasks")
+    if int(os.environ["SLURM_NTASKS"]) > 1:
+        if "SLURM_STEP_ID" not in os.environ:
+            raise ValueError("this SLURM job has several tasks: start them with srun python -m src.train ...")
+        if "SLURM_NTASKS_PER_NODE" not in os.environ:
+            raise ValueError("pass --nodes and --ntasks-per-node to sbatch or srun, not --ntasks")
     return [SLURMEnvironment(auto_requeue=False)]
 
 
 def check_world_size(trainer: Trainer) -> None:
-    """Raises ValueError if torchrun or srun started other processes than the config has devices.
+    """Check that torchrun or srun started the processes that the config asks for.
 
-    Lightning does not look, and each process would believe that the run is its own.
+    Lightning does not check it, and each process would take the whole run for its own.
+
+    Raises:
+        ValueError: they started others.
     """
-    if _of_torchrun():
-        launcher, nodes, processes = "torchrun", "GROUP_WORLD_SIZE", "WORLD_SIZE"
+    if started_by_torchrun():
+        launcher, nodes_variable, processes_variable = "torchrun", "GROUP_WORLD_SIZE", "WORLD_SIZE"
     elif SLURMEnvironment.detect():
-        launcher, nodes, processes = "SLURM", "SLURM_NNODES", "SLURM_NTASKS"
+        launcher, nodes_variable, processes_variable = "SLURM", "SLURM_NNODES", "SLURM_NTASKS"
     else:
         return
-    nodes, processes = int(os.environ[nodes]), int(os.environ[processes])
+    nodes, processes = int(os.environ[nodes_variable]), int(os.environ[processes_variable])
     if (nodes, processes) != (trainer.num_nodes, trainer.num_nodes * trainer.num_devices):
         raise ValueError(
-            f"{launcher} has {processes} processes on {nodes} nodes for this run, the config {trainer.num_devices} on "
-            f"each of {trainer.num_nodes}: say trainer.devices={processes // nodes} trainer.num_nodes={nodes}"
+            f"{launcher} started {processes} processes on {nodes} nodes, the config asks for "
+            f"{trainer.num_devices} on each of {trainer.num_nodes}: "
+            f"set trainer.devices={processes // nodes} trainer.num_nodes={nodes}"
         )
 
 
-def _of_torchrun() -> bool:
+def started_by_torchrun() -> bool:
+    """Return whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
 def requeue() -> str:
-    """Puts the SLURM job of this process back into the queue, and says in words whether it is there.
+    """Return the SLURM job of this process to the queue, and say whether it is there.
 
-    Only a job that is running goes back: not one that was cancelled, or whose time is over.
+    Only a running job is requeued: not one that its user cancelled or whose time is over.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
-        return "the same command goes on"
+        return "the same command resumes"
     if "SLURM_ARRAY_JOB_ID" in os.environ:  # the number alone can mean the whole array
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
-    state = _answer("squeue", "--noheader", "--format=%T", "--jobs", job)
-    why = _answer("scontrol", "requeue", job) if state == "RUNNING" else f"the job is {state.lower()}"
-    return f"not requeued here ({why}); the same command goes on" if why else "requeued"
+    state = ask_slurm("squeue", "--noheader", "--format=%T", "--jobs", job)
+    if state == "RUNNING":
+        problem = ask_slurm("scontrol", "requeue", job)
+    else:
+        problem = f"the job is {state.lower()}"
+    return f"not requeued ({problem}); the same command resumes" if problem else "requeued"
 
 
-def _answer(*command: str) -> str:
+def ask_slurm(*command: str) -> str:
+    """Return what a SLURM command prints."""
     try:
         done = subprocess.run(command, capture_output=True, text=True)
     except FileNotFoundError as error:

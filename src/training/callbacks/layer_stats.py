@@ -1,56 +1,86 @@
-"""What single layers do: how strongly they respond (Fig. 7), and the norm of their gradients (Sec. 4.1)."""
+"""Measure single layers at each evaluation: their responses (Fig. 7) and the norms of their gradients (Sec. 4.1)."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
 import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from src.runs.run_dir import RunDir
+
+
+class LayerStats(Callback):
+    """Write layers.csv: a row for each layer at each evaluation."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self.measuring = ExitStack()
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Measure the gradients of the latest iteration, and start to measure responses."""
+        self.gradients = gradient_norms(module.net)
+        self.responses = self.measuring.enter_context(record_responses(module.net))
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        """Stop after the first batch, which is enough."""
+        self.measuring.close()
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write the rows."""
+        self.measuring.close()  # there is no batch on a rank that could read none of its images
+        if trainer.is_global_zero:
+            self.run_dir.append_layers(trainer.global_step, self.gradients, self.responses)
 
 
 def weighted_layers(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """The layers that count for the depth, by name, from the images to the scores; projections do not."""
+    """Return the layers that count for the depth, from images to scores; projection shortcuts do not."""
     layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     return {name: layer for name, layer in layers.items() if "downsample" not in name}
 
 
 def gradient_norms(net: nn.Module) -> dict[str, float]:
-    """The L2 norm of the latest gradient of each layer's weights."""
+    """Return the L2 norm of the latest gradient of each layer's weights."""
     layers = weighted_layers(net)
+    # Stacked, so that the device is waited for once and not once per layer.
     norms = torch.stack([layer.weight.grad.float().norm() for layer in layers.values()])
     return dict(zip(layers, norms.tolist(), strict=True))
 
 
-def normed_layers(net: nn.Module) -> dict[str, nn.BatchNorm2d]:
-    """The batch norm that follows each 3x3 layer: `bn2` after `conv2`, as plain and residual nets have it."""
+def batch_norms_of_3x3_layers(net: nn.Module) -> dict[str, nn.Module]:
+    """Return the batch norm that follows each 3x3 layer: `bn2` after `conv2` in plain and residual nets."""
     return {
         name: norm
         for (name, layer), (norm_name, norm) in pairwise(net.named_modules())
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3) and isinstance(norm, nn.BatchNorm2d)
-        if norm_name == name.replace("conv", "bn")
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
+        if isinstance(norm, _BatchNorm) and norm_name == name.replace("conv", "bn")
     }
 
 
 @contextmanager
 def record_responses(net: nn.Module) -> Iterator[dict[str, float]]:
-    """Fills a dict with the standard deviation of each 3x3 layer's response to the batch that the net is given.
+    """Fill a dict with the standard deviation of each 3x3 layer's response to the batch that the net is given.
 
-    The response is the output after batch norm, before ReLU and addition, over all images, channels and pixels.
+    The response is the output after batch norm, before ReLU and addition, over all images, channels and pixels
+    (Fig. 7 does not say over what).
     """
-    deviations: dict[str, Tensor] = {}
-    found: dict[str, float] = {}
+    stds: dict[str, Tensor] = {}
+    responses: dict[str, float] = {}
 
     def measure(name: str, response: Tensor) -> None:
-        deviations[name] = response.detach().float().std()
+        stds[name] = response.detach().float().std()
 
     hooks = [
         norm.register_forward_hook(lambda _, __, response, name=name: measure(name, response))
-        for name, norm in normed_layers(net).items()
+        for name, norm in batch_norms_of_3x3_layers(net).items()
     ]
     try:
-        yield found
+        yield responses
     finally:
         for hook in hooks:
             hook.remove()
-    if deviations:
-        found.update(zip(deviations, torch.stack([*deviations.values()]).tolist(), strict=True))
+    if stds:
+        values = torch.stack([*stds.values()]).tolist()
+        responses.update(zip(stds, values, strict=True))

@@ -1,36 +1,67 @@
-"""Batch norm tested with strict averages taken after training, as the paper's authors did, not with moving ones."""
+"""Precise batch norm: statistics recomputed after training, as the paper's authors did for ImageNet (App. A).
+
+During training batch norm keeps moving averages, which lag behind the weights. After the last update they are replaced
+by plain averages over many training batches with the final weights.
+"""
 
 from collections.abc import Iterator
 
 import torch
-from pytorch_lightning import Trainer
-from torch import nn
+from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from src.data.sampler import Batch
+from src.training.callbacks.stopwatch import Stopwatch
+from src.training.intervals import Intervals
 
 
-@torch.compiler.set_stance("force_eager")  # a pass is not worth compiling for
+class PreciseBN(Callback):
+    """Recompute the statistics after the last iteration, before it is evaluated.
+
+    Args:
+        batches: the number of training batches to average over; 0 keeps the moving averages.
+        intervals: when the run ends.
+        stopwatch: counts the time as evaluation.
+    """
+
+    def __init__(self, batches: int, intervals: Intervals, stopwatch: Stopwatch) -> None:
+        self.batches, self.intervals, self.stopwatch = batches, intervals, stopwatch
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Recompute the statistics if this was the last iteration."""
+        if self.batches and self.intervals.is_last(batch_idx + 1):
+            with self.stopwatch.evaluating():
+                recompute_bn_statistics(trainer, module.net, self.batches)
+
+
+@torch.compiler.set_stance("force_eager")  # one epoch at most is not worth compiling for
 def recompute_bn_statistics(trainer: Trainer, net: nn.Module, batches: int) -> None:
-    """Puts averages over the last `batches` training batches, or all if there are fewer, into each batch norm.
+    """Replace each batch norm's running statistics by averages over training batches.
 
-    Those batches go once more through the net, in training mode, with the weights that it has now; what is averaged,
-    over them and over all processes, are their means and unbiased variances. Nothing else changes, but for the count
-    of batches behind the averages. Without batch norm there is nothing to do.
+    The last `batches` of the training stream go through the net in training mode; their means and unbiased variances
+    are averaged, over all processes as well. Nothing else changes, except for the count of tracked batches.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     if not norms:
         return
     with trainer.precision_plugin.forward_context():
-        update_bn(_last_batches(trainer, batches), net)
+        update_bn(last_batches(trainer, batches), net)
     for norm in norms:
-        for average in (norm.running_mean, norm.running_var):  # a captured step knows them by their place in memory
-            average.copy_(trainer.strategy.reduce(average, reduce_op="mean"))
+        for statistic in (norm.running_mean, norm.running_var):
+            # In place: a captured step knows them by their address.
+            statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
 
 
-def _last_batches(trainer: Trainer, count: int) -> Iterator[Batch]:
-    """The last batches of the training stream, brought to the device as in training."""
+def last_batches(trainer: Trainer, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the last batches of the training stream, on the device as in training."""
     stream = trainer.datamodule.train_dataloader()
     stream.load_state_dict({"iteration": max(0, len(stream) - count)})
     for batch in stream:

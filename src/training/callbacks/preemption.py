@@ -1,7 +1,7 @@
-"""A run that is told to stop saves at its next iteration and, as a job of SLURM, goes back into the queue.
+"""End a run cleanly on a signal: save at the next iteration and, as a SLURM job, return to the queue.
 
-SLURM tells it by SIGTERM or by the signal that `sbatch --signal` names, submitit by SIGUSR2. Lightning would save in
-the middle of whatever the signal interrupts, and into a file of its own.
+SLURM sends SIGTERM or the signal named by `sbatch --signal`, submitit sends SIGUSR2. Lightning's own handling is not
+used: it saves in the middle of whatever the signal interrupts, and into a file of its own.
 """
 
 import signal
@@ -13,14 +13,13 @@ from pytorch_lightning import Callback, Trainer
 from torch import distributed
 
 from src.runs.run_dir import RunDir
-from src.training.callbacks.record import Record
-from src.training.distributed import PATIENCE, requeue
+from src.training.distributed import LOST_PROCESS_TIMEOUT, disable_sigterm_broadcast, requeue
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(SystemExit):
-    """The end of a process that was told to stop; the exit status is 128 and the signal's number."""
+    """The end of a process on a signal; the exit status is 128 plus the signal's number."""
 
     def __init__(self, number: int, where: str) -> None:
         super().__init__(128 + number)
@@ -28,76 +27,84 @@ class Interrupted(SystemExit):
 
 
 class Preemption(Callback):
-    """Comes before `record` among the callbacks, which saves when it is told of the last iteration.
+    """Raise `Interrupted` at the iteration after a signal, on all ranks at the same one.
 
-    After that checkpoint, or the evaluation that is due before it, comes `Interrupted` in place of the next iteration, and
-    while the final weights are tested, which are saved, it comes at once. The processes of a run stop all at the same
-    iteration; the first one speaks for them: the others' exit status is 0, as a launcher kills it if theirs is not.
-    Where there is nothing but the test, there is no record.
+    `Checkpointing` saves in between, when it sees `agreed_signal`. While the final weights are evaluated, which are
+    saved already, `Interrupted` is raised at once. Rank 0 speaks for the run: the others exit with status 0, because a
+    launcher kills the whole job if one of them does not.
+
+    Attributes:
+        agreed_signal: the signal that ends the run, known to all ranks; 0 if there is none.
     """
 
-    def __init__(self, folder: RunDir, record: Record | None = None) -> None:
-        self.folder, self.record, self.signal = folder, record, 0
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+        self.received_signal = self.agreed_signal = 0
         self.question: tuple[distributed.Work, torch.Tensor] | None = None
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
+        """Install the signal handlers, and the group in which the ranks agree."""
         if trainer.world_size > 1:
-            self.group = distributed.new_group(backend="gloo", timeout=PATIENCE)
-            # Lightning asks the first process, too; each iteration waits for the answer, on a GPU the device as well.
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
-        self._listen()
+            # gloo, on the CPU: agreeing must not wait for a GPU.
+            self.group = distributed.new_group(backend="gloo", timeout=LOST_PROCESS_TIMEOUT)
+            disable_sigterm_broadcast(trainer)
+        self._install_handlers()
 
     def on_test_start(self, *_: object) -> None:
-        self._listen()
+        """Install the signal handlers."""
+        self._install_handlers()
 
-    def _listen(self) -> None:
-        for number in SIGNALS:  # Lightning's own is in place by now, and puts back what was before it
-            signal.signal(number, self._note)
+    def _install_handlers(self) -> None:
+        for number in SIGNALS:  # Lightning has installed its own by now, and later restores what was before it
+            signal.signal(number, self._receive)
 
-    def _note(self, number: int, _: object) -> None:
-        self.signal = number
+    def _receive(self, number: int, _: object) -> None:
+        self.received_signal = number
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if trainer.world_size > 1:
-            self.record.stopping = self._agreed()
-        else:
-            self.record.stopping = self.signal
+        """Find out whether the run ends after this iteration."""
+        self.agreed_signal = self._agree() if trainer.world_size > 1 else self.received_signal
 
-    def _agreed(self) -> int:
-        """The signal that a process of the run got by the iteration before, the same in all; 0 if none did.
+    def _agree(self) -> int:
+        """Return the signal that a rank had received by the iteration before, the same on all ranks; 0 for none.
 
-        Each iteration asks all of them and takes the answer to the question before, which has come by then: nothing
-        waits, on a GPU nothing either.
+        Each iteration asks a question and takes the answer to the one before, which has arrived by then, so nothing
+        waits.
         """
-        told = 0
+        answer = 0
         if self.question:
-            work, answer = self.question
+            work, tensor = self.question
             work.wait()
-            told = int(answer)
-        mine = torch.tensor(self.signal)
-        self.question = distributed.all_reduce(mine, distributed.ReduceOp.MAX, self.group, async_op=True), mine
-        return told
+            answer = int(tensor)
+        mine = torch.tensor(self.received_signal)
+        work = distributed.all_reduce(mine, distributed.ReduceOp.MAX, self.group, async_op=True)
+        self.question = work, mine
+        return answer
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
-        if self.record.stopping:
-            self._end(trainer, self.record.stopping, trainer.global_step)
+        """End the run in place of its next iteration."""
+        if self.agreed_signal:
+            self._end(trainer, self.agreed_signal, trainer.global_step)
 
     def on_test_batch_end(self, trainer: Trainer, *_: object) -> None:
-        if self.signal:
-            self._end(trainer, self.signal, self.folder.config["recipe"]["iterations"])
+        """End the evaluation of the final weights."""
+        if self.received_signal:
+            iterations = self.run_dir.config["recipe"]["iterations"]
+            self._end(trainer, self.received_signal, iterations)
 
     def _end(self, trainer: Trainer, number: int, iteration: int) -> None:
         if not trainer.is_global_zero:
             raise SystemExit(0)
         name = signal.Signals(number).name
-        raise Interrupted(number, f"{self.folder.path} stopped by {name}: saved at iteration {iteration}")
+        where = f"{self.run_dir.path} interrupted by {name}: saved at iteration {iteration}"
+        raise Interrupted(number, where)
 
 
 @contextmanager
 def requeue_if_interrupted() -> Iterator[None]:
-    """Requeues a stopped run once all that it had open is closed: SLURM then kills what is left of its processes."""
+    """Requeue an interrupted run once everything it had open is closed: SLURM then kills its processes."""
     try:
         yield
-    except Interrupted as stopped:
-        print(f"{stopped.where}; {requeue()}", flush=True)
+    except Interrupted as interrupted:
+        print(f"{interrupted.where}; {requeue()}", flush=True)
         raise

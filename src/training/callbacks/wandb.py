@@ -1,7 +1,8 @@
-"""A run in Weights & Biases (W&B): a view, and nothing that a result is taken from. The truth is metrics.csv.
+"""Show a run in Weights & Biases (W&B), as a view: every result is taken from the run directory.
 
-W&B's id of a run is made of what the run is, so the same run is the same there, however often it is stopped, goes on
-or is sent. Without a key or a network W&B writes into `wandb` in the run folder, which can be sent later.
+The id of a W&B run is derived from the run key, so a run is the same there however often it is interrupted, resumed or
+sent. Without a key or a network W&B writes into `wandb` in the run directory, to be sent later. Lightning's WandbLogger
+is not used: it takes over an existing run, reports no exit code and has no fallback.
 """
 
 import hashlib
@@ -12,178 +13,226 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from src.runs.naming import flatten, identity
+from pytorch_lightning import Callback
+
+from src.runs.config_files import flatten
+from src.runs.naming import family
 from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     import wandb
 
-ANSWER, START, END = 5, 30, 60  # seconds for W&B to answer at all, to take a run up, and to take in the rest of it
+    from src.training.callbacks.metrics import Metrics
+
+# Seconds that W&B gets to answer at all, to start a run, and to take in what is left at the end.
+ANSWER_TIMEOUT, START_TIMEOUT, FINISH_TIMEOUT = 5, 30, 60
 
 
-def run_id(config: dict[str, Any]) -> str:
-    """What W&B calls a run: a hash of what the run is, 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(identity(config), sort_keys=True).encode()).hexdigest()[:16]
+def run_id(run_dir: RunDir) -> str:
+    """Return the id of a run in W&B: a hash of its run key, 16 hexadecimal digits."""
+    key = json.dumps(run_dir.key, sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def flat_config(config: dict[str, Any], family: str, depth: int) -> dict[str, Any]:
-    """A config for W&B's tables: one level, no dots in keys, and the names by which runs are compared.
+def flat_config(config: dict[str, Any], depth: int) -> dict[str, Any]:
+    """Return a config for W&B's tables: one level, no dots in keys, and the names by which runs are compared.
 
-    `data` and `model` are what was chosen, `n` and `shortcut` the net's own (null where it has none).
+    `data` and `model` are what was chosen, `n` and `shortcut` the net's own (None where it has none).
     """
     names = {key: config["choices"][key] for key in ("model", "data")}
     names |= {key: config["model"].get(key) for key in ("n", "shortcut")}
     flat = {key.replace(".", "_"): value for key, value in flatten(config).items()}
-    return flat | names | {"family": family, "depth": depth}
+    return flat | names | {"family": family(config), "depth": depth}
 
 
-@contextmanager
-def dashboard(folder: RunDir, family: str, depth: int, project: str, entity: str | None) -> Iterator["WandbRun"]:
-    """Shows what happens meanwhile to a run folder; at the end its results, and whether an exception ended it."""
-    board = WandbRun(folder, family, depth, project, entity)
-    try:
-        yield board
-    except BaseException:
-        board.finish(exit_code=1)
-        raise
-    board.finish(exit_code=0)
+class WandbRun(Callback):
+    """One W&B run for one run directory; a failure of W&B is reported and never ends the training.
 
+    As a context manager it closes the W&B run, with the results and with the exit code of the block.
 
-class WandbRun:
-    """One W&B run for one run folder. What W&B cannot do is said in a line, and the training goes on."""
+    Args:
+        run_dir: the directory of the run.
+        metrics: the callback that writes metrics.csv during training; None to send a finished run.
+        depth: the depth of the net; by default that of the net being trained.
+        project, entity: of W&B; by default those of the run's config.
+    """
 
-    def __init__(self, folder: RunDir, family: str, depth: int, project: str, entity: str | None) -> None:
-        self.folder, self.family, self.depth = folder, family, depth
-        self.project, self.entity = project, entity
+    def __init__(
+        self,
+        run_dir: RunDir,
+        metrics: "Metrics | None" = None,
+        depth: int | None = None,
+        project: str | None = None,
+        entity: str | None = None,
+    ) -> None:
+        logger = run_dir.config["logger"]
+        self.run_dir, self.metrics, self.depth = run_dir, metrics, depth
+        self.project = project or logger.get("project")
+        self.entity = entity or logger.get("entity")
         self.run: wandb.Run | None = None
-        self.sent, self.given_up = 0, False  # the last iteration that W&B has; whether it failed
+        self.last_sent = 0  # the last iteration that W&B has
+        self.failed = False
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        """Close the W&B run."""
+        self.finish(exit_code=0 if kind is None else 1)
+
+    def on_train_start(self, trainer: object, module: Any) -> None:
+        """Start the W&B run; metrics.csv has been truncated to the iteration at which the run resumes."""
+        self.depth = module.net.depth
+        self.start()
+
+    def on_train_batch_end(self, *_: object) -> None:
+        """Send a row that was just written."""
+        self._send_new_row()
+
+    def on_validation_end(self, *_: object) -> None:
+        """Send the row of the evaluation."""
+        self._send_new_row()
+
+    def _send_new_row(self) -> None:
+        if self.metrics.written > self.last_sent:
+            self.log(self.metrics.row)
 
     def start(self) -> None:
-        """Takes the run up, with the rows that metrics.csv has: call it when those to come again are forgotten."""
-        if self.run is None and not self.given_up:
-            with self._or_give_up():
+        """Start or resume the W&B run, with the rows that metrics.csv has."""
+        if self.run is None and not self.failed:
+            with self._report_failure():
                 self._start()
 
     def _start(self) -> None:
-        import wandb
-
-        rows = self.folder.rows() if self.folder.metrics.exists() else []
-        how, why = mode()
-        if how == "disabled":
+        mode, reason = choose_mode()
+        if mode == "disabled":
             return
-        # What an earlier try wrote offline is a part of what comes now: sent as well, it would be there twice.
-        for part in self.folder.path.glob("wandb/offline-run-*"):
+        # An earlier attempt's offline files hold a part of what is sent now: sent as well, it would be there twice.
+        for part in self.run_dir.path.glob("wandb/offline-run-*"):
             shutil.rmtree(part)
-        if how == "online":
-            try:
-                self.run = self._init(how)
-                print(f"{self.folder.path} is shown at {self.run.url}", flush=True)
-            except Exception as error:  # such as a key that the server refuses
-                how, why = "offline", in_a_line(error)
-                wandb.teardown()  # or it says that the run's id is in use
-        if how == "offline":
-            self.run = self._init(how)
-            written = self.folder.path / "wandb" / Path(self.run.dir).parent.name
-            print(
-                f"W&B is offline ({why}); once the run is finished, python -m src.report --wandb {self.folder.path} "
-                f"sends it; so does, the first time only, wandb sync {written}",
-                flush=True,
-            )
+        if mode == "online":
+            mode, reason = self._start_online()
+        if mode == "offline":
+            self._start_offline(reason)
         self.run.define_metric("iteration")
         self.run.define_metric("*", step_metric="iteration")
         if self.run.resumed:
-            self.sent = self.run.summary.get("iteration", 0)
-        for row in rows:
+            self.last_sent = self.run.summary.get("iteration", 0)
+        for row in self.run_dir.rows():
             self.log(row)
+
+    def _start_online(self) -> tuple[str, str]:
+        """Return `online`, or `offline` with the reason if the server refuses, for example the key."""
+        import wandb
+
+        try:
+            self.run = self._init("online")
+        except Exception as error:
+            wandb.teardown()  # otherwise the next init reports that the run's id is in use
+            return "offline", first_line(error)
+        print(f"{self.run_dir.path} is shown at {self.run.url}", flush=True)
+        return "online", ""
+
+    def _start_offline(self, reason: str) -> None:
+        self.run = self._init("offline")
+        files = self.run_dir.path / "wandb" / Path(self.run.dir).parent.name
+        print(
+            f"W&B is offline ({reason}); when the run is finished, python -m src.report --wandb "
+            f"{self.run_dir.path} sends it, or, for the first time only, wandb sync {files}",
+            flush=True,
+        )
 
     def _init(self, mode: str) -> "wandb.Run":
         import wandb
 
-        config = self.folder.config
+        config = self.run_dir.config
         choices = config["choices"]
         return wandb.init(
             project=self.project,
             entity=self.entity,
-            id=run_id(config),
-            name=self.folder.path.name,
+            id=run_id(self.run_dir),
+            name=self.run_dir.path.name,
             group=choices.get("experiment") or choices["data"],
             job_type="train",
-            tags=[self.family, choices["model"], choices["data"]],
-            config=flat_config(config, self.family, self.depth),
-            dir=self.folder.path,
+            tags=[family(config), choices["model"], choices["data"]],
+            config=flat_config(config, self.depth),
+            dir=self.run_dir.path,
             mode=mode,
-            resume="allow",  # without it rows are added to those of the same id, or replace them: the server decides
+            # Without it rows are added to those of the same id, or replace them: the server decides.
+            resume="allow",
             reinit="create_new",  # never the run of another job in this process
             settings=wandb.Settings(
-                silent=True,  # our own line says where to look
+                silent=True,  # our own message says where to look
                 console="off",
                 disable_code=True,
-                disable_git=True,  # a remote's address may hold a password
+                disable_git=True,  # a remote's address may contain a password
                 x_disable_stats=True,
-                init_timeout=START,
-                finish_timeout=END,
+                init_timeout=START_TIMEOUT,
+                finish_timeout=FINISH_TIMEOUT,
                 finish_timeout_raises=True,
             ),
         )
 
     def log(self, row: dict[str, float]) -> None:
-        """Shows a row of metrics.csv, unless W&B has it already."""
+        """Send a row of metrics.csv, unless W&B has it already."""
         iteration = int(row["iteration"])
-        if self.run is not None and not self.given_up and iteration > self.sent:
-            with self._or_give_up():
+        if self.run is not None and not self.failed and iteration > self.last_sent:
+            with self._report_failure():
                 self.run.log({**row, "iteration": iteration})
-                self.sent = iteration
+                self.last_sent = iteration
 
     def finish(self, exit_code: int) -> None:
-        """Closes the run, with its results if it has any; a run that never started shows at least how it ended."""
-        self.start()
+        """Close the W&B run, with the results if there are any."""
+        self.start()  # a run that failed before training shows at least how it ended
         if self.run is not None:
-            with self._or_give_up():
-                results = self.folder.summary or {}
-                self.run.summary.update({key: value for key, value in results.items() if value is not None})
+            with self._report_failure():
+                results = self.run_dir.summary or {}
+                known = {key: value for key, value in results.items() if value is not None}
+                self.run.summary.update(known)
                 self.run.finish(exit_code=exit_code)
 
     @contextmanager
-    def _or_give_up(self) -> Iterator[None]:
+    def _report_failure(self) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            if not self.given_up:
+            if not self.failed:
                 print(
-                    f"W&B failed ({in_a_line(error)}); {self.folder.metrics} has everything, and "
-                    f"python -m src.report --wandb {self.folder.path} sends it once the run is finished",
+                    f"W&B failed ({first_line(error)}); {self.run_dir.metrics} has everything, and python -m "
+                    f"src.report --wandb {self.run_dir.path} sends it when the run is finished",
                     flush=True,
                 )
-            self.given_up = True
+            self.failed = True
 
 
-def mode() -> tuple[str, str]:
-    """How to run W&B, and, if it is to be offline, why. The user's own choice, as in WANDB_MODE, stands."""
+def choose_mode() -> tuple[str, str]:
+    """Return W&B's mode, and the reason if it is offline. The user's own choice, as WANDB_MODE, comes first."""
     import wandb
 
     settings = wandb.setup(wandb.Settings(silent=True)).settings
     if settings.mode == "disabled":
-        return "disabled", "as asked for"
+        return "disabled", "as requested"
     if settings.mode in ("offline", "dryrun"):
-        return "offline", "as asked for"
-    if not _answers(settings.base_url):
+        return "offline", "as requested"
+    if not server_answers(settings.base_url):
         return "offline", f"{settings.base_url} does not answer"
     try:
-        known = wandb.login(prompt=False, verify=False)  # wandb.init would ask at the terminal, and wait
+        has_key = wandb.login(prompt=False, verify=False)  # wandb.init would ask at the terminal and wait
     except Exception as error:
-        return "offline", in_a_line(error)
-    return ("online", "") if known else ("offline", "no key: wandb login takes one")
+        return "offline", first_line(error)
+    return ("online", "") if has_key else ("offline", "no API key: run wandb login")
 
 
 @cache
-def _answers(url: str) -> bool:
-    """Whether a server is there, asked once in a process; wandb itself would try for minutes."""
+def server_answers(url: str) -> bool:
+    """Return whether a server is there, asked once per process; wandb itself would try for minutes."""
     try:
-        urlopen(url, timeout=ANSWER).close()
+        urlopen(url, timeout=ANSWER_TIMEOUT).close()
     except HTTPError:
         return True  # an answer all the same
     except URLError as error:
@@ -193,5 +242,6 @@ def _answers(url: str) -> bool:
     return True
 
 
-def in_a_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, or its type."""
     return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,117 @@
+"""The values that the files in `conf/` imply for a run, and the config.yaml that a run keeps.
+
+Read without Hydra, so that reports start at once.
+"""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+# Keys that were renamed: an old key is still accepted for one version, on the command line and in stored configs.
+RENAMED_KEYS = {
+    "runs": "output_dir",
+    "step": "compile",
+    "recompute": "activation_checkpointing",
+    "experiments": "experiment",
+    "data.colour": "data.color_noise",
+    "recipe.norm_batches": "recipe.precise_bn_batches",
+    "recipe.schedule.drops": "recipe.schedule.milestones",
+    "recipe.schedule.divisor": "recipe.schedule.gamma",
+    "recipe.schedule.max_drops": "recipe.schedule.max_reductions",
+}
+
+
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn {"recipe": {"iterations": 1}} into {"recipe.iterations": 1}; lists are values."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
+    """Undo `flatten`."""
+    config: dict[str, Any] = {}
+    for key, value in flat.items():
+        *groups, name = key.split(".")
+        node = config
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[name] = value
+    return config
+
+
+@cache
+def file_defaults(group: str, name: str) -> dict[str, Any]:
+    """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on; empty if there is no such file.
+
+    Keys that refer to others, such as `n: ${n}`, are left out: they are no defaults of their own.
+    """
+    path = CONF / group / f"{name}.yaml"
+    own = yaml.safe_load(path.read_text()) if path.exists() else {}
+    inherited: dict[str, Any] = {}
+    for base in own.pop("defaults", []):
+        inherited |= file_defaults(group, base)
+    return inherited | {k: v for k, v in flatten({group: own}).items() if "${" not in str(v)}
+
+
+def defaults_of(choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat values that a run has by default, given its choices of `model` and `data`.
+
+    The default recipe is the one named like the data.
+    """
+    return _trainer_defaults() | _values_of(choices | {"recipe": choices["data"]})
+
+
+def chosen_values(choices: dict[str, Any]) -> dict[str, Any]:
+    """Return the flat values of all config files that a run chose, its recipe among them."""
+    return _trainer_defaults() | _values_of(choices)
+
+
+def _values_of(choices: dict[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for group in ("model", "data", "recipe"):
+        values |= file_defaults(group, choices[group])
+    return values
+
+
+@cache
+def _trainer_defaults() -> dict[str, Any]:
+    train = flatten(yaml.safe_load((CONF / "train.yaml").read_text()))
+    defaults = {key: value for key, value in train.items() if key.startswith("trainer.")}
+    return defaults | {"trainer.precision": "32-true"}  # the default, `auto`, depends on the hardware
+
+
+def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config without each `_target_` that its config files imply.
+
+    So a run directory stays valid when the code that a `_target_` names is moved.
+    """
+    chosen = chosen_values(config["choices"])
+    flat = flatten(config)
+    implied = [k for k, v in flat.items() if k.endswith("._target_") and chosen.get(k) == v]
+    return unflatten({key: value for key, value in flat.items() if key not in implied})
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Return the config in a config.yaml, with the present default for each key that it lacks.
+
+    Raises:
+        ValueError: the file was written by version 0.1, or holds no config.
+    """
+    config = yaml.safe_load(path.read_text())
+    if isinstance(config, dict) and "runs" in config:  # the name of output_dir in version 0.1
+        raise ValueError(
+            f"{path.parent} was written by version 0.1, which this version cannot read: finish and "
+            "report it with that version, or choose another output_dir"
+        )
+    if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
+        raise ValueError(f"{path} holds no config of a run")
+    return unflatten(chosen_values(config["choices"]) | flatten(config))

@@ -1,0 +1,81 @@
+"""Measure a run's metrics and write them to metrics.csv."""
+
+from collections.abc import Sequence
+
+from pytorch_lightning import Callback, Trainer
+
+from src.runs.run_dir import RunDir
+from src.tasks.classification import Classifier
+from src.training.callbacks.nan_guard import NaNGuard
+from src.training.intervals import Intervals
+
+STAGES = ("train", "val", "test")
+
+
+def metric_columns(metrics: Sequence[str]) -> list[str]:
+    """Return the columns of metrics.csv for a task's metrics."""
+    return ["iteration", "lr", *(f"{stage}/{metric}" for stage in STAGES for metric in metrics)]
+
+
+class Metrics(Callback):
+    """Write a row at each logged iteration; at evaluations it has the errors of both splits.
+
+    Training errors are those since the evaluation before, of augmented mini-batches while the weights moved.
+
+    Args:
+        run_dir: the directory of the run.
+        intervals: when to log and to evaluate.
+        split: the split evaluated during training, `val` or `test`.
+        nan_guard: checks each measured loss.
+
+    Attributes:
+        row: the row of the latest logged iteration.
+        written: the iteration of the last row in metrics.csv.
+    """
+
+    def __init__(self, run_dir: RunDir, intervals: Intervals, split: str, nan_guard: NaNGuard) -> None:
+        self.run_dir, self.intervals = run_dir, intervals
+        self.split, self.nan_guard = split, nan_guard
+        self.row: dict[str, float] = {}
+        self.written = 0
+
+    def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+        """Bring the CSV files to the iteration at which the run resumes."""
+        if trainer.is_global_zero:
+            resumed_at = trainer.global_step
+            self.run_dir.truncate(resumed_at)
+            logged = [i for i in range(1, resumed_at + 1) if self.intervals.logs(i)]
+            self.run_dir.check_rows(logged)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Classifier, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Measure the training metrics, if they are due."""
+        iteration = batch_idx + 1
+        if self.intervals.logs(iteration):
+            self._measure(trainer, module, iteration)
+        if self.intervals.is_last(iteration):
+            trainer.should_stop = True  # Lightning then evaluates even if eval_every does not divide the iterations
+
+    def _measure(self, trainer: Trainer, module: Classifier, iteration: int) -> None:
+        recent = module.recent_train_metrics()
+        self.nan_guard.check_loss(trainer, recent["loss"])
+        self.row = {"iteration": iteration, "lr": module.lr, "train/loss": recent["loss"]}
+        if not self.intervals.evaluates(iteration):
+            self._write(trainer, module)
+            return
+        since_evaluation = module.pop_train_metrics()
+        del since_evaluation["loss"]  # the row's loss is that of the latest iterations, as in all rows
+        self.row |= {f"train/{name}": value for name, value in since_evaluation.items()}
+
+    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
+        """Complete the row of the training metrics with those of the evaluation."""
+        metrics = module.pop_eval_metrics()
+        self.row |= {f"{self.split}/{name}": value for name, value in metrics.items()}
+        module.on_evaluated(metrics)
+        self._write(trainer, module)
+
+    def _write(self, trainer: Trainer, module: Classifier) -> None:
+        if trainer.is_global_zero:
+            self.run_dir.append_metrics(metric_columns(module.metrics), self.row)
+        self.written = int(self.row["iteration"])

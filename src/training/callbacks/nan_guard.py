@@ -1,0 +1,38 @@
+"""End a run whose loss or weights are not finite, before they reach a checkpoint."""
+
+import math
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from src.runs.run_dir import RunDir
+
+
+class NaNGuard(Callback):
+    """Check the loss whenever it is measured, and the weights before each checkpoint."""
+
+    def __init__(self, run_dir: RunDir) -> None:
+        self.run_dir = run_dir
+
+    def check_loss(self, trainer: Trainer, loss: float) -> None:
+        """Check the training loss, the same on all ranks.
+
+        Raises:
+            FloatingPointError: it is not finite.
+        """
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the training loss is not finite {self._advice(trainer)}")
+
+    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Check the weights and the batch norm statistics.
+
+        Raises:
+            FloatingPointError: one of them is not finite.
+        """
+        if not all(tensor.isfinite().all() for tensor in module.net.state_dict().values()):
+            raise FloatingPointError(f"a weight is not finite {self._advice(trainer)}")
+
+    def _advice(self, trainer: Trainer) -> str:
+        last, lr = self.run_dir.last_checkpoint, trainer.lightning_module.lr
+        saved = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
+        return f"at iteration {trainer.global_step}, learning rate {lr:g}: try a lower recipe.schedule.lr ({saved})"

@@ -1,0 +1,67 @@
+"""Show how far a run is: a progress bar, a line at the start and one at each evaluation."""
+
+from pytorch_lightning import Callback, Trainer
+from tqdm import tqdm
+
+from src.runs.run_dir import RunDir
+from src.tasks.classification import Classifier
+from src.training.callbacks.checkpointing import Checkpointing
+from src.training.callbacks.metrics import Metrics
+
+
+class Progress(Callback):
+    """Print what happens in a run; the bar is shown where the output is a terminal."""
+
+    def __init__(self, run_dir: RunDir, metrics: Metrics, checkpointing: Checkpointing) -> None:
+        self.run_dir, self.metrics, self.checkpointing = run_dir, metrics, checkpointing
+        self.bar: tqdm | None = None
+
+    def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+        """Say where the run starts and how, and open the bar."""
+        iterations, first = self.metrics.intervals.iterations, trainer.global_step
+        if trainer.is_global_zero:
+            start = f"resumes at iteration {first} of" if first else "trains for"
+            how = self._describe_execution(trainer)
+            print(f"{self.run_dir.path} {start} {iterations} iterations in {how}", flush=True)
+        self.bar = tqdm(
+            desc=self.run_dir.path.name,
+            total=iterations,
+            initial=first,
+            unit="it",
+            disable=None if trainer.is_global_zero else True,  # None: off unless in a terminal
+        )
+
+    def _describe_execution(self, trainer: Trainer) -> str:
+        """Return the precision and the world size in words, with the images that one batch norm sees."""
+        world_size, batch = trainer.world_size, trainer.datamodule.batch_size
+        text = trainer.precision
+        if world_size > 1:
+            synchronized = self.run_dir.config["trainer"]["sync_batchnorm"]
+            seen = batch if synchronized else batch // world_size
+            text += f", world size {world_size}, batch norm over {seen} images"
+        before = self.checkpointing.previous_world_size
+        return text if before in (None, world_size) else f"{text} (world size {before} before)"
+
+    def on_train_batch_end(
+        self, trainer: Trainer, module: Classifier, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Advance the bar, with the latest training error."""
+        self.bar.update()
+        if self.metrics.intervals.logs(batch_idx + 1):
+            self.bar.set_postfix_str(f"train {module.headline} {module.recent[module.headline]:.1f}%")
+
+    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
+        """Print the errors of an evaluation."""
+        if trainer.is_global_zero:
+            row, split, name = self.metrics.row, self.metrics.split, module.headline
+            values = f"train {row[f'train/{name}']:.2f}%  {split} {row[f'{split}/{name}']:.2f}%"
+            tqdm.write(f"{self.run_dir.path.name}  iteration {row['iteration']}  {name}: {values}")
+
+    def on_train_end(self, *_: object) -> None:
+        """Close the bar."""
+        self.bar.close()
+
+    def on_exception(self, *_: object) -> None:
+        """Close the bar, if the run came as far as opening it."""
+        if self.bar is not None:
+            self.bar.close()

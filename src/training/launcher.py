@@ -1,0 +1,73 @@
+"""The Hydra launcher `devices`: one process per run of a sweep, each with GPUs of its own.
+
+This module is imported at every start and must not import torch.
+"""
+
+import sys
+from abc import abstractmethod
+from collections.abc import Sequence
+from types import ModuleType
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig
+
+from src.runs.run_dir import RunDir
+from src.training.sweep import Job, Sweep, find_slots
+
+# Hydra accepts launchers from its `hydra_plugins` package alone, so a launcher takes a name in it.
+PLUGIN_MODULE = "hydra_plugins.deep_residual"
+ConfigStore.instance().store("devices", {"_target_": f"{PLUGIN_MODULE}.DevicesLauncher"}, "hydra/launcher")
+
+
+class SweepLauncher(Launcher):
+    """Compose the config of every run, then run them all; a wrong value ends the sweep before it starts.
+
+    The entry point subclasses this as `DevicesLauncher`.
+    """
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Keep what Hydra hands over for `launch`."""
+        self.load_config = hydra_context.config_loader.load_sweep_config
+        self.config = config
+
+    @abstractmethod
+    def find_run_dir(self, config: DictConfig) -> RunDir:
+        """Return the run directory that belongs to a composed config."""
+
+    @staticmethod
+    @abstractmethod
+    def run(run_dir: RunDir) -> None:
+        """Execute a run, in a process of its own."""
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs, and return one result for each, in order.
+
+        Hydra's sweeper raises the error of the first failed job alone, so all of them have the sweep's.
+        """
+        configs = [self.load_config(self.config, list(overrides)) for overrides in job_overrides]
+        jobs = []
+        for config in configs:
+            HydraConfig.instance().set_config(config)
+            jobs.append(Job(self.find_run_dir(config), list(config.hydra.overrides.task)))
+
+        trainer, sweep = jobs[0].run_dir.config["trainer"], jobs[0].run_dir.config["sweep"]
+        slots, threads = find_slots(trainer["accelerator"], sweep["jobs_per_device"])
+        Sweep(jobs, slots, threads, self.run).run()
+        return [
+            JobReturn(overrides, config, config.hydra, status=JobStatus.COMPLETED)
+            for overrides, config in zip(job_overrides, configs, strict=True)
+        ]
+
+
+def register_launcher(launcher: type[SweepLauncher]) -> None:
+    """Make `hydra/launcher=devices` use a subclass of `SweepLauncher` with the name `DevicesLauncher`."""
+    launcher.__module__ = PLUGIN_MODULE
+    module = ModuleType(PLUGIN_MODULE)
+    module.DevicesLauncher = launcher
+    sys.modules[PLUGIN_MODULE] = module
+    Plugins.instance().register(launcher)
