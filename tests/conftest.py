@@ -77,7 +77,9 @@ def hydra() -> Iterator[None]:
 @pytest.fixture
 def find(tmp_path: Path) -> Callable[..., RunDir]:
     """Return the run directory of a command line, below the directory of this test."""
-    return lambda *overrides: find_run_dir(compose_config(f"output_dir={tmp_path}/runs", *overrides))
+    return lambda *overrides: find_run_dir(
+        compose_config(f"output_dir={tmp_path}/runs", *overrides)
+    )
 
 
 @pytest.fixture

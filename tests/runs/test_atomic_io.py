@@ -55,7 +55,9 @@ def test_a_new_csv_file_gets_a_header_and_an_old_one_none(tmp_path):
 @pytest.mark.parametrize(
     ("iteration", "remaining"), [(30, "1,x\n20,y\n"), (20, "1,x\n20,y\n"), (19, "1,x\n"), (0, None)]
 )
-def test_rows_after_an_iteration_and_an_incomplete_last_row_are_dropped(tmp_path, iteration, remaining):
+def test_rows_after_an_iteration_and_an_incomplete_last_row_are_dropped(
+    tmp_path, iteration, remaining
+):
     path = tmp_path / "rows.csv"
     path.write_text("iteration,a\n1,x\n20,y\n25")
     assert truncate_rows(path, iteration) == bool(remaining)

@@ -127,7 +127,10 @@ def test_a_stored_key_that_was_renamed_is_read_under_its_present_name(find, old)
 
 
 def test_a_renamed_key_with_a_value_of_its_own_keeps_its_run(stored):
-    edit(stored, lambda flat: flat.update({"recipe.norm_batches": flat.pop("recipe.precise_bn_batches")}))
+    edit(
+        stored,
+        lambda flat: flat.update({"recipe.norm_batches": flat.pop("recipe.precise_bn_batches")}),
+    )
     assert_same_identity(stored)
     assert RunDir.open(stored.path).path.name == "resnet20-precise_bn_batches3-s0"
     # A checkpoint has the run key in it, with the names of its time.

@@ -32,14 +32,18 @@ def test_a_directory_is_locked_while_a_run_writes_to_it(run_dir):
 
 
 def test_a_directory_takes_only_runs_with_its_run_key(run_dir, find):
-    elsewhere = RunDir(run_dir.path, find("n=1", "trainer.devices=2", "trainer.precision=32-true").config)
+    elsewhere = RunDir(
+        run_dir.path, find("n=1", "trainer.devices=2", "trainer.precision=32-true").config
+    )
     longer = RunDir(run_dir.path, find("n=1", "recipe.iterations=5").config)
     with run_dir.locked():
         pass
     text = (run_dir.path / "config.yaml").read_text()
     with elsewhere.locked():
         pass
-    with pytest.raises(ValueError, match="recipe.iterations was 800, now 5.*move that directory away"):
+    with pytest.raises(
+        ValueError, match="recipe.iterations was 800, now 5.*move that directory away"
+    ):
         longer.locked().__enter__()
     assert (run_dir.path / "config.yaml").read_text() == text
 
@@ -87,8 +91,14 @@ def test_rows_are_appended_and_truncated_before_a_run_resumes(run_dir):
     assert run_dir.last_iteration == 400
 
     run_dir.truncate(200)
-    assert run_dir.metrics.read_text() == "iteration,lr,train/loss,test/error\n100,0.1,1.5,\n200,0.1,1.5,\n"
-    assert run_dir.layers.read_text() == "iteration,layer,gradient,response\n200,conv1,2.0,0.5\n200,fc,1.0,\n"
+    assert (
+        run_dir.metrics.read_text()
+        == "iteration,lr,train/loss,test/error\n100,0.1,1.5,\n200,0.1,1.5,\n"
+    )
+    assert (
+        run_dir.layers.read_text()
+        == "iteration,layer,gradient,response\n200,conv1,2.0,0.5\n200,fc,1.0,\n"
+    )
     assert run_dir.rows()[-1] == {"iteration": 200, "lr": 0.1, "train/loss": 1.5}
     assert run_dir.last_iteration == 200
     run_dir.truncate(0)
@@ -109,7 +119,9 @@ def test_a_directory_or_file_that_was_removed_during_a_run_is_noticed(run_dir):
     with run_dir.locked():
         add_rows(run_dir, 100)
         run_dir.metrics.unlink()
-        with pytest.raises(FileNotFoundError, match="metrics.csv was removed or moved during the run"):
+        with pytest.raises(
+            FileNotFoundError, match="metrics.csv was removed or moved during the run"
+        ):
             add_rows(run_dir, 200)
         run_dir.path.rename(run_dir.path.with_name("moved"))
         with pytest.raises(FileNotFoundError, match=f"{run_dir.path} was removed or moved"):
