@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices, which train.yaml names)
+import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices)
 from src.runs.config_files import CONF, flatten
 from src.runs.naming import run_key, run_name
 from src.runs.run_dir import RunDir
@@ -38,35 +38,44 @@ def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """Return a composed config without Hydra's own node."""
-    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def to_dict(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return a config as plain values, by default with its interpolations resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Validate a composed config and turn it into plain values.
 
     Returns:
-        The config, and the defaults for the same model and data; both with `choices`, the names chosen in each group.
+        The config, and the defaults for the same model and data; both with `choices`, the names
+        chosen in each group.
 
     Raises:
-        ValueError: a key that nothing reads, a value of the wrong type, a value taken from the environment, or an n
-            for a net that has its own.
+        ValueError: a key that nothing reads, a value of the wrong type, a value taken from the
+            environment, or an n for a net that has its own.
     """
     hydra_config = HydraConfig.get()
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups and name}
+    chosen = hydra_config.runtime.choices
+    choices = {group: str(chosen[group]) for group in groups if chosen.get(group)}
     # A config is written down, and so would be a secret in it.
-    for key, value in flatten(OmegaConf.to_container(config)).items():
+    for key, value in flatten(to_dict(config, resolve=False)).items():
         if "oc.env" in str(value):
             raise ValueError(f"{key}={value} takes its value from the environment: set the value")
 
     usual = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
-    values, defaults = (OmegaConf.to_container(c, resolve=True) for c in (config, usual))
+    values, defaults = to_dict(config), to_dict(usual)
     _check_values(values, defaults)
 
     n_is_set = any(override.startswith("n=") for override in hydra_config.overrides.task)
     if n_is_set and values["model"].get("n") != values["n"]:
         any_depth = "model=plain, resnet, highway or preactivation"
-        raise ValueError(f"model={choices['model']} has its own depth: n={values['n']} needs {any_depth}")
+        raise ValueError(
+            f"model={choices['model']} has its own depth: n={values['n']} needs {any_depth}"
+        )
     return {"choices": choices, **values}, {"choices": choices, **defaults}
 
 
@@ -107,8 +116,9 @@ def find_run_dir(config: DictConfig) -> RunDir:
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
     defaults["trainer"]["precision"] = "32-true"
     flat_defaults = flatten(defaults)
-    key = run_key(values, flat_defaults)
-    return RunDir(Path(values["output_dir"]) / key["data"] / run_name(key), values, flat_defaults)
+    identity = run_key(values, flat_defaults)
+    path = Path(values["output_dir"]) / identity["data"] / run_name(identity)
+    return RunDir(path, values, flat_defaults)
 
 
 def known_keys(config_name: str, arguments: list[str]) -> list[str]:
@@ -117,7 +127,7 @@ def known_keys(config_name: str, arguments: list[str]) -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for overrides in (chosen, []):
             try:
-                config = OmegaConf.to_container(compose(config_name, overrides))
+                config = to_dict(compose(config_name, overrides), resolve=False)
             except HydraException:
                 continue
             return [*flatten(config), *(group.name for group in CONF.iterdir() if group.is_dir())]

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 def main(config: DictConfig) -> None:
     config, _ = resolve(config, "evaluate")
     if bool(config["run"]) == bool(config["weights"]):
-        raise ValueError("say either run=FOLDER, or weights=FILE with model= and data=; several as [A,B]")
+        raise ValueError(
+            "say either run=FOLDER, or weights=FILE with model= and data=; several as [A,B]"
+        )
     trainer, protocol, data = config["trainer"], config["protocol"], config["choices"]["data"]
     if config["run"]:
         folders = [RunDir.open_trained(Path(run)) for run in listed(config["run"])]
@@ -33,17 +35,27 @@ def main(config: DictConfig) -> None:
         if len(folders) == 1:
             evaluate_run(folders[0], trainer, protocol)
             return
-        nets, data = [run_config(folder) for folder in folders], folders[0].config["choices"]["data"]
+        nets, data = (
+            [run_config(folder) for folder in folders],
+            folders[0].config["choices"]["data"],
+        )
         precisions = sorted({net["trainer"]["precision"] for net in nets})
         if trainer["precision"] is None and len(precisions) > 1:
-            raise ValueError(f"these are runs in {' and '.join(precisions)}: say which with trainer.precision=")
+            raise ValueError(
+                f"these are runs in {' and '.join(precisions)}: say which with trainer.precision="
+            )
         trainer["precision"] = trainer["precision"] or precisions[0]
     else:
         files = listed(config["weights"])
         name = config["choices"]["model"]
-        nets = [config | {"weights": Path(file), "name": name if len(files) == 1 else file} for file in files]
+        nets = [
+            config | {"weights": Path(file), "name": name if len(files) == 1 else file}
+            for file in files
+        ]
     names = " and ".join(net["name"] for net in nets)
-    evaluate(nets, trainer, protocol, f"{names if len(nets) == 1 else f'ensemble of {names}'} on {data}")
+    evaluate(
+        nets, trainer, protocol, f"{names if len(nets) == 1 else f'ensemble of {names}'} on {data}"
+    )
 
 
 def listed(value: str | list[str]) -> list[str]:
@@ -56,19 +68,27 @@ def run_config(folder: RunDir) -> dict[str, Any]:
     return folder.config | {"weights": folder.last_checkpoint, "name": folder.path.name}
 
 
-def evaluate_run(folder: RunDir, trainer: dict[str, Any], protocol: str, *callbacks: "Callback") -> None:
+def evaluate_run(
+    folder: RunDir, trainer: dict[str, Any], protocol: str, *callbacks: "Callback"
+) -> None:
     """Tests a run, in its own precision unless `trainer` has one; its folder keeps what a test of photos gave."""
     from pytorch_lightning.utilities import rank_zero_only
 
     own, data = folder.config["trainer"]["precision"], folder.config["choices"]["data"]
     trainer = trainer | {"precision": trainer["precision"] or own}
-    test = evaluate([run_config(folder)], trainer, protocol, f"{folder.path.name} on {data}", *callbacks)
+    test = evaluate(
+        [run_config(folder)], trainer, protocol, f"{folder.path.name} on {data}", *callbacks
+    )
     if protocol != "center" and rank_zero_only.rank == 0:
         folder.write_evaluation(test)
 
 
 def evaluate(
-    nets: list[dict[str, Any]], trainer: dict[str, Any], protocol: str, name: str, *callbacks: "Callback"
+    nets: list[dict[str, Any]],
+    trainer: dict[str, Any],
+    protocol: str,
+    name: str,
+    *callbacks: "Callback",
 ) -> dict[str, Any]:
     """Prints the errors of nets together over every test image, and returns them with all that belongs to them.
 
@@ -89,7 +109,9 @@ def evaluate(
     views, classifier = TestViews(data, protocol), Classifier(Ensemble(members))
     trainer = trainer | {"precision": trainer["precision"] or "32-true"}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    with tqdm(desc="testing", total=len(labels_of(data)), unit=" images", leave=False, disable=None) as bar:
+    with tqdm(
+        desc="testing", total=len(labels_of(data)), unit=" images", leave=False, disable=None
+    ) as bar:
         tester = Trainer(**trainer, **quiet, callbacks=[Bar(bar), *callbacks])
         start = time.perf_counter()
         tester.test(classifier, datamodule=views, verbose=False)
@@ -97,7 +119,11 @@ def evaluate(
     _, mistakes, mistakes_top5, images = classifier.eval_meter.compute()
     if not images:
         raise ValueError("none of the test images can be read")
-    error, error_top5, speed = 100 * mistakes / images, 100 * mistakes_top5 / images, images / seconds
+    error, error_top5, speed = (
+        100 * mistakes / images,
+        100 * mistakes_top5 / images,
+        images / seconds,
+    )
     if tester.is_global_zero:
         print(
             f"{name}, {protocol}: top-1 error {error:.2f}%, top-5 error {error_top5:.2f}% ({mistakes:,} and "
@@ -137,10 +163,14 @@ def load(nets: list[dict[str, Any]]) -> tuple[list["Normalized"], "LightningData
             modules[key] = data = instantiate(config["data"], seed=config["seed"], _convert_="all")
             data.prepare_data()
             data.setup()
-        members.append(Normalized(net, modules[key].mean, modules[key].std, config["data"].get("bgr", False)))
+        members.append(
+            Normalized(net, modules[key].mean, modules[key].std, config["data"].get("bgr", False))
+        )
         first = next(iter(modules.values()))
         if not np.array_equal(labels_of(modules[key]), labels_of(first)):
-            raise ValueError(f"{config['name']} is of other data: an ensemble must have one and the same test images")
+            raise ValueError(
+                f"{config['name']} is of other data: an ensemble must have one and the same test images"
+            )
     return members, first
 
 

@@ -109,11 +109,15 @@ def write_safetensors(out: Path, net: "nn.Module", _: object, metadata: Metadata
     atomic_write(out, lambda file: file.write(save(state, as_text(metadata))))
 
 
-def write_onnx(out: Path, net: "nn.Module", image: tuple[int, int, int], metadata: Metadata) -> None:
+def write_onnx(
+    out: Path, net: "nn.Module", image: tuple[int, int, int], metadata: Metadata
+) -> None:
     """A graph from `images` [N, C, H, W] to `scores` [N, classes], for any N and this one size of images."""
     import torch
 
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch's use of itself
+    with warnings.catch_warnings(
+        action="ignore", category=FutureWarning
+    ):  # of PyTorch's use of itself
         program = torch.onnx.export(
             net,
             (torch.zeros(2, *image),),
@@ -128,7 +132,10 @@ def write_onnx(out: Path, net: "nn.Module", image: tuple[int, int, int], metadat
 
 def as_text(metadata: Metadata) -> dict[str, str]:
     """Metadata for formats that hold text alone: JSON, but for what is text already."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+    }
 
 
 WRITERS: dict[str, Callable[..., None]] = {

@@ -21,7 +21,9 @@ from src.report.results_table import markdown
 
 Row = dict[str, Any]
 
-PRINTED = Path(__file__).with_name("report") / "paper_complexity.csv"  # what the papers print, to the digit
+PRINTED = (
+    Path(__file__).with_name("report") / "paper_complexity.csv"
+)  # what the papers print, to the digit
 UNITS = {"parameters": 1e6, "multiply_adds": 1e9}  # in which they print it
 IMAGE = {10: 32, 1000: 224}  # pixels a side in CIFAR-10 and ImageNet, by their number of classes
 EXPLANATION = """\
@@ -56,7 +58,15 @@ def measure_nets(names: Sequence[str]) -> list[Row]:
         printed = {line["net"]: line for line in csv.DictReader(file)}
     configs = {name: compose("train", [f"model={name}"]).model for name in names}
     # By image and family; a shorter name first brings resnet20 before resnet110.
-    order = sorted(names, key=lambda name: (IMAGE[configs[name].num_classes], configs[name]._target_, len(name), name))
+    order = sorted(
+        names,
+        key=lambda name: (
+            IMAGE[configs[name].num_classes],
+            configs[name]._target_,
+            len(name),
+            name,
+        ),
+    )
     return [measure(name, configs[name], printed.get(name, {})) for name in order]
 
 
@@ -76,7 +86,9 @@ def measure(name: str, config: DictConfig, printed: dict[str, str]) -> Row:
         "last_map_sees": receptive_field(net),
     }
     row |= {f"{key}_printed": printed.get(f"{key}_printed", "") for key in UNITS}
-    differ = [key for key, unit in UNITS.items() if not rounds_to(row[key] / unit, row[f"{key}_printed"])]
+    differ = [
+        key for key, unit in UNITS.items() if not rounds_to(row[key] / unit, row[f"{key}_printed"])
+    ]
     remark = f"{' and '.join(differ)}: {printed['why'] or 'counted otherwise'}" if differ else ""
     return row | {"where": printed.get("where", ""), "differs": remark.replace("_", "-")}
 
@@ -88,10 +100,21 @@ def rounds_to(value: float, printed: str) -> bool:
 
 def nets_table(rows: Sequence[Row]) -> str:
     """The rows of `measure_nets` in Markdown."""
-    head = ("net", "image", "layers", "parameters", "multiply-adds", "activations", "last map sees", "printed in")
+    head = (
+        "net",
+        "image",
+        "layers",
+        "parameters",
+        "multiply-adds",
+        "activations",
+        "last map sees",
+        "printed in",
+    )
     lines = []
     for row in rows:
-        counts = [f"{row[key]:,}" + (f" ({p})" if (p := row[f"{key}_printed"]) else "") for key in UNITS]
+        counts = [
+            f"{row[key]:,}" + (f" ({p})" if (p := row[f"{key}_printed"]) else "") for key in UNITS
+        ]
         plain = [str(row[key]) for key in ("net", "image", "layers")]
         cost = [f"{row['activations_mb']:.1f} MB", str(row["last_map_sees"])]
         lines.append([*plain, *counts, *cost, row["where"], row["differs"]])
@@ -101,9 +124,12 @@ def nets_table(rows: Sequence[Row]) -> str:
 def three_against_one(channels: int) -> str:
     """What the VGG paper says for small kernels (its Sec. 2.3), measured."""
     nets = [
-        [nn.Conv2d(channels, channels, size, bias=False) for _ in range(layers)] for layers, size in ((3, 3), (1, 7))
+        [nn.Conv2d(channels, channels, size, bias=False) for _ in range(layers)]
+        for layers, size in ((3, 3), (1, 7))
     ]
-    (sees, weights), (sees_one, weights_one) = ((receptive_field(n), parameters(n)) for n in map(nn.ModuleList, nets))
+    (sees, weights), (sees_one, weights_one) = (
+        (receptive_field(n), parameters(n)) for n in map(nn.ModuleList, nets)
+    )
     return (
         f"Three 3x3 layers of {channels} channels see {sees}x{sees} pixels with {weights:,} weights; one 7x7 layer "
         f"sees {sees_one}x{sees_one} with {weights_one:,}, {100 * (weights_one / weights - 1):.0f}% more."

@@ -132,7 +132,7 @@ class Normalized(nn.Module):
             mean, std = (None if of is None else of.reshape(-1, 3).mean(0) for of in (mean, std))
         weights = next(self.net.parameters(), mean)
         images = normalize(pixels, mean, std)
-        return self.net(nchw(in_memory.flip(-1) if self.bgr else images).to(weights.dtype))
+        return self.net(nchw(images.flip(-1) if self.bgr else images).to(weights.dtype))
 
 
 class Ensemble(nn.Module):

@@ -11,7 +11,8 @@ import yaml
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
-# Keys that were renamed: an old key is still accepted for one version, on the command line and in stored configs.
+# Keys that were renamed: an old key is still accepted for one version, on the command line and in
+# stored configs.
 RENAMED_KEYS = {
     "runs": "output_dir",
     "step": "compile",
@@ -50,8 +51,9 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def file_defaults(group: str, name: str) -> dict[str, Any]:
-    """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on; empty if there is no such file.
+    """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on.
 
+    The result is empty if there is no such file.
     Keys that refer to others, such as `n: ${n}`, are left out: they are no defaults of their own.
     """
     path = CONF / group / f"{name}.yaml"
@@ -86,7 +88,9 @@ def _values_of(choices: dict[str, Any]) -> dict[str, Any]:
 def _trainer_defaults() -> dict[str, Any]:
     train = flatten(yaml.safe_load((CONF / "train.yaml").read_text()))
     defaults = {key: value for key, value in train.items() if key.startswith("trainer.")}
-    return defaults | {"trainer.precision": "32-true"}  # the default, `auto`, depends on the hardware
+    return defaults | {
+        "trainer.precision": "32-true"
+    }  # the default, `auto`, depends on the hardware
 
 
 def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:

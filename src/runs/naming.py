@@ -5,8 +5,9 @@ from typing import Any
 
 from src.runs.config_files import RENAMED_KEYS, chosen_values, flatten
 
-# Where, how fast and in how much memory a run is executed is not part of its identity; precision is. `choices` and
-# `n` are only the words a run was asked for with: what they chose is in `model`, `data` and `recipe`.
+# Where, how fast and in how much memory a run is executed is not part of its identity; precision
+# is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
+# `data` and `recipe`.
 EXECUTION_KEYS = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)"
     r"|data\.(root|download|num_workers)|logger.*|output_dir"
@@ -15,16 +16,17 @@ EXECUTION_KEYS = re.compile(
 
 
 def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat keys of a config that can change a run's result, under their present names."""
+    """Return the flat keys of a config that can change a result, under their present names."""
     flat = {RENAMED_KEYS.get(key, key): value for key, value in flatten(config).items()}
     return {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
 
 
 def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run itself: its data, net and seed, and each value that differs from its default.
+    """Return what makes a run itself: its data, net, seed, and the values that are not default.
 
-    A key that a stored config lacks counts as its default, and so does a `_target_` that equals the one in the chosen
-    config file. So adding a key, or moving the code that a `_target_` names, changes no run key.
+    A key that a stored config lacks counts as its default, and so does a `_target_` that equals the
+    one in the chosen config file. So adding a key, or moving the code that a `_target_` names,
+    changes no run key.
 
     Args:
         config: a resolved config, with the `choices` it was composed of.
@@ -49,7 +51,9 @@ def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 def differences(stored: dict[str, Any], present: dict[str, Any], defaults: dict[str, Any]) -> str:
     """Return how two run keys differ, as `KEY was X, now Y`; empty if they are equal."""
     keys = [key for key in {**stored, **present} if stored.get(key) != present.get(key)]
-    values = ((key, *(run.get(key, defaults.get(key)) for run in (stored, present))) for key in keys)
+    values = (
+        (key, *(run.get(key, defaults.get(key)) for run in (stored, present))) for key in keys
+    )
     return ", ".join(f"{key} was {was}, now {now}" for key, was, now in values)
 
 

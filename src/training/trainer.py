@@ -6,7 +6,6 @@ from typing import Any
 
 from hydra.utils import instantiate
 from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.utilities import rank_zero_only
 
 from src.models.complexity import multiply_adds, parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
@@ -26,6 +25,7 @@ from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
 from src.training.distributed import (
     StartTimeout,
     check_world_size,
+    is_rank_zero,
     make_strategy,
     report_lost_process,
     slurm_plugins,
@@ -61,8 +61,8 @@ class RunCallbacks:
 
 
 def make_wandb_run(run_dir: RunDir, metrics: Metrics) -> WandbRun | None:
-    """Return the callback that shows a run in W&B, if `logger=wandb` asks for it, on rank 0 alone."""
-    wanted = run_dir.config["logger"]["name"] == "wandb" and rank_zero_only.rank == 0
+    """Return the callback for W&B if `logger=wandb` asks for it, on rank 0 alone."""
+    wanted = run_dir.config["logger"]["name"] == "wandb" and is_rank_zero()
     return WandbRun(run_dir, metrics) if wanted else None
 
 
@@ -84,9 +84,9 @@ def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
     classifier, data = build(config, trainer)
     data.trainer = trainer
     data.prepare_data()
-    data.setup()
+    data.setup("fit")
 
-    with run_dir.locked() if rank_zero_only.rank == 0 else nullcontext():
+    with run_dir.locked() if is_rank_zero() else nullcontext():
         checkpoint = latest_valid_checkpoint(run_dir.last_checkpoint)
         with own.wandb_run or nullcontext():
             with report_lost_process(trainer):
@@ -108,7 +108,8 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
     To Lightning the whole run is one epoch, so resuming means starting at an iteration.
 
     Raises:
-        ValueError: the processes are not those that the config asks for, or the device cannot do what it asks for.
+        ValueError: the processes are not those that the config asks for, or the device cannot do
+            what it asks for.
     """
     recipe, options = config["recipe"], config["trainer"]
     trainer = Trainer(
@@ -128,7 +129,9 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
     )
     check_world_size(trainer)
     if options["sync_batchnorm"] and trainer.strategy.root_device.type == "cpu":
-        raise ValueError("trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU")
+        raise ValueError(
+            "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU"
+        )
     return trainer
 
 
@@ -163,7 +166,9 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, Lightni
     return module(net, instantiate(recipe["optimizer"]), schedule), data
 
 
-def describe_run(config: dict[str, Any], module: Classifier, data: LightningDataModule) -> dict[str, Any]:
+def describe_run(
+    config: dict[str, Any], module: Classifier, data: LightningDataModule
+) -> dict[str, Any]:
     """Return what the summary says of the net and the data."""
     return {
         "model": config["choices"]["model"],
@@ -180,7 +185,9 @@ def describe_run(config: dict[str, Any], module: Classifier, data: LightningData
     }
 
 
-def describe_execution(config: dict[str, Any], trainer: Trainer, stopwatch: Stopwatch) -> dict[str, Any]:
+def describe_execution(
+    config: dict[str, Any], trainer: Trainer, stopwatch: Stopwatch
+) -> dict[str, Any]:
     """Return what the summary says of the speed and of what the run was executed on."""
     images = config["recipe"]["iterations"] * config["recipe"]["batch_size"]
     return {
