@@ -31,6 +31,7 @@ class CIFAR10(ImagesInMemory):
         folder = Path(self.root) / datasets.CIFAR10.base_folder
         meta = datasets.CIFAR10.meta["filename"], datasets.CIFAR10.meta["md5"]
         files = [*datasets.CIFAR10.train_list, *datasets.CIFAR10.test_list, meta]
+        # torchvision's own check says only that something is wrong, not which file.
         wrong = [name for name, md5 in files if not check_integrity(str(folder / name), md5)]
         if not wrong:
             return

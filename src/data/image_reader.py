@@ -117,6 +117,7 @@ class ImageSubset:
         images = [image for image in (self.load(index, skipped) for index in indices) if image]
         views_by_size = zip(*(make_views(image) for image, _ in images), strict=True)
         views = [torch.stack([v.movedim(1, 3) for v in same_size]) for same_size in views_by_size]
+        # Without images there are no sizes of view either; EvalLoader drops such a batch.
         views = views or [torch.empty((0, 1), dtype=torch.uint8)]
         return LoadedBatch((*views, torch.tensor([label for _, label in images])), skipped)
 

@@ -114,7 +114,7 @@ class ImageNet(LightningDataModule):
         self.skip_corrupt, self.num_workers = on_bad == "skip", num_workers
         self.seed, self.batch_size, self.iterations = seed, batch_size, iterations
         self.splits: dict[str, ImageSubset] = {}
-        self.skipped: set[str] = set()  # messages, one for each image
+        self.skipped: set[str] = set()  # one message for each image
 
     @cached_property
     def sources(self) -> tuple[ImageSource, ImageSource]:
@@ -143,7 +143,7 @@ class ImageNet(LightningDataModule):
                 left for training, or the batch does not divide among the processes.
         """
         if self.splits:
-            return
+            return  # Lightning calls it for fit and for test
         check_batch_divides(self.batch_size, rank_and_world_size(self.trainer)[1])
         train, test = self.sources
         train_indices, val_indices = train_val_split(len(train.labels), self.val_images, self.seed)
@@ -208,10 +208,12 @@ class ImageNet(LightningDataModule):
             Images float32 [n, 3, 224, 224], channels-last, and labels [n].
         """
         images, labels, *color_noise = batch
+        # Moved at the first batch; after that `to` returns the same tensor.
         self.mean = self.mean.to(images.device)
         self.std = None if self.std is None else self.std.to(images.device)
         images = normalize(images, self.mean, self.std)
         for noise in color_noise:  # one tensor, or none
+            # Repeated over a row of pixels for the same reason as the mean.
             rows = noise[:, None, None].repeat(1, 1, CROP_SIZE, 1)
             images += rows if self.std is None else rows / self.std
         return nchw(images.flip(-1) if self.bgr else images), labels
@@ -225,9 +227,11 @@ class ImageNet(LightningDataModule):
             devices = self.trainer.num_devices if self.trainer else 1
             workers = max(1, cpu_count() // devices)
         if self.trainer:
+            # Only pinned memory is copied to a GPU while it computes.
             pin = self.trainer.strategy.root_device.type == "cuda"
         for batch, skipped in prefetch(make_batch, items, workers, pin):
             for message in skipped:
+                # Training meets an image once each epoch.
                 if message not in self.skipped:
                     self.skipped.add(message)
                     total = len(self.skipped)

@@ -74,10 +74,11 @@ class ImagesInMemory(LightningDataModule):
                 processes.
         """
         if self.splits:
-            return
+            return  # Lightning calls it for fit and for test
         check_batch_divides(self.batch_size, rank_and_world_size(self.trainer)[1])
         images, labels, test_images, test_labels = self.read()
         self.image_shape = (3, *images.shape[1:3])
+        # Stored in checkpoints: a run must not resume on other images.
         self.fingerprint = fingerprint(images, labels, test_images, test_labels)
 
         train, val = train_val_split(len(images), self.val_images, self.seed)
@@ -108,6 +109,7 @@ class ImagesInMemory(LightningDataModule):
             choices = torch.stack([indices, *params])[:, rank_slice]
             # One copy to the device for all four.
             indices, top, left, flip = choices.to(images.device, non_blocking=True)
+            # The paper does not state the order: normalized first, the padding is the mean color.
             batch = normalize(images.index_select(0, indices), mean, std)
             batch = crop_and_flip(batch, CropParams(top, left, flip.bool()), self.padding)
             return nchw(batch), labels.index_select(0, indices)
@@ -148,6 +150,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
     """Hash everything that arrays hold, in 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
+        # CIFAR-10's images are a transposed view, which hashlib refuses.
         digest.update(np.ascontiguousarray(array))
     return digest.hexdigest()
 

@@ -51,6 +51,7 @@ class TrainBatchMaker:
         draws = rng.random((len(indices), 1 + self.crop.num_draws))
         noise = pca_color_noise(rng, len(indices), self.color_noise)
 
+        # Decoding is what takes the time, and only this process's images are decoded.
         skipped: list[str] = []
         per_image = zip(indices[rank_slice].tolist(), draws[rank_slice], strict=True)
         images = [self._augmented(index, numbers, skipped) for index, numbers in per_image]
@@ -58,6 +59,7 @@ class TrainBatchMaker:
 
     def _augmented(self, index: int, draws: np.ndarray, skipped: list[str]) -> tuple[Tensor, int]:
         for i in range(len(self.images)):
+            # The random numbers stay those of the image that is replaced.
             loaded = self.images.load((index + i) % len(self.images), skipped)
             if loaded:
                 image, label = loaded

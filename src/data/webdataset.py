@@ -29,7 +29,7 @@ DESCRIPTION = (
     "largest that training uses, is reduced to 480. Rerun the command to resume it."
 )
 IMAGES_PER_SHARD = 1000
-SHORTER_SIDE = 480
+SHORTER_SIDE = 480  # the largest that training uses: a smaller one would blur its crops
 JPEG_QUALITY = 95
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 PATTERNS = {"train": "*train*.tar", "val": "*val*.tar"}
@@ -57,6 +57,7 @@ class Shards:
 
     def read(self, index: int) -> np.ndarray:
         """Return the content of an image file, uint8 [bytes]."""
+        # By offset, not with tarfile, which would read the shard from its start.
         offset, size, _ = self.entries[index]
         return np.fromfile(self.paths[self.shard_of_image[index]], np.uint8, size, offset=offset)
 
@@ -102,6 +103,7 @@ def read_index(shard: Path) -> tuple[np.ndarray, np.ndarray] | None:
     path = index_path(shard)
     if not path.exists():
         return None
+    # np.load refuses pickled objects, which could run code: indices may come with the shards.
     with np.load(path) as index:
         if index["size"] != shard.stat().st_size:
             return None
@@ -197,8 +199,9 @@ def make_shards(
 
 def _start_worker() -> None:
     """Let a worker process use one core and leave Ctrl-C to the process that started it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # One process for each core: more threads would compete for them.
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def make_shard(files: ImageFiles, task: tuple[Path, np.ndarray]) -> tuple[int, list[str]]:
