@@ -20,7 +20,9 @@ from src.data.image_folder import read_folders
 from src.data.image_reader import decode_image
 from src.data.webdataset import index_path, make_shards, read_shards, shrink
 
-CORRUPT_SHARD = pytest.mark.fault_injection("bad input", "a shard that is damaged or of others")
+CORRUPT_SHARD = pytest.mark.fault_injection(
+    "bad input", "a shard that is damaged or made from other images"
+)
 
 
 @pytest.fixture
