@@ -19,8 +19,7 @@ from torchvision import datasets, transforms
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from src.data.imagenet import MEAN, STD, ImageNet
-from src.data.loader import EIGENVALUES, EIGENVECTORS
-from src.data.photo import SIZE
+from src.data.transforms import CROP_SIZE, EIGENVALUES, EIGENVECTORS
 from src.runs.environment import keep_freed_memory
 
 BATCH = 64
@@ -62,12 +61,12 @@ class RandomResize:
 
 def usual_photos(folder: str, crop: str, passes: int) -> float:
     """torchvision's transforms of PIL images, photo by photo, in float32 batches."""
-    flip, mean_image = transforms.RandomHorizontalFlip(), torch.tensor(MEAN)[:, None, None].repeat(1, SIZE, SIZE)
+    flip, mean_image = transforms.RandomHorizontalFlip(), torch.tensor(MEAN)[:, None, None].repeat(1, CROP_SIZE, CROP_SIZE)
     if crop == "scale":
-        steps = [RandomResize(), transforms.RandomCrop(SIZE), flip, transforms.ToTensor(), Lighting()]
+        steps = [RandomResize(), transforms.RandomCrop(CROP_SIZE), flip, transforms.ToTensor(), Lighting()]
         steps.append(lambda photo: photo - mean_image)
     else:
-        steps = [transforms.RandomResizedCrop(SIZE), flip, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+        steps = [transforms.RandomResizedCrop(CROP_SIZE), flip, transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
     photos = datasets.ImageFolder(folder, transforms.Compose(steps))
     batches = DataLoader(photos, BATCH, shuffle=True)
     _seconds(batches)

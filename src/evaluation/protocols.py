@@ -13,11 +13,10 @@ from tqdm import tqdm
 
 from src.data import in_memory
 from src.data.imagenet import ImageNet
-from src.data.in_memory import ImagesInMemory, nchw
-from src.data.loader import TestBatches
-from src.data.photo import SIZE, center, resize, scaled
+from src.data.in_memory import ImagesInMemory
+from src.data.loader import EvalLoader
 from src.data.sampler import Batch
-from src.data.transforms import normalize
+from src.data.transforms import CROP_SIZE, center_crop, nchw, normalize, resize, scaled_size
 
 SHORTER = 256  # side of the photo that crops are of
 SCALES = (224, 256, 384, 480, 640)  # shorter sides of the whole photos in multi-scale testing
@@ -25,20 +24,20 @@ SCALES = (224, 256, 384, 480, 640)  # shorter sides of the whole photos in multi
 
 def one_crop(photo: Tensor) -> list[Tensor]:
     """The middle of a photo [3, H, W]: [1, 3, 224, 224]."""
-    return [center(photo, SHORTER)[None]]
+    return [center_crop(photo, SHORTER)[None]]
 
 
 def ten_crops(photo: Tensor) -> list[Tensor]:
     """The corners and the middle of a photo [3, H, W], and their mirror images: [10, 3, 224, 224]."""
-    photo = resize(photo, *scaled(*photo.shape[1:], SHORTER))
-    bottom, right = (side - SIZE for side in photo.shape[1:])
+    photo = resize(photo, *scaled_size(*photo.shape[1:], SHORTER))
+    bottom, right = (side - CROP_SIZE for side in photo.shape[1:])
     places = [(0, 0), (0, right), (bottom, 0), (bottom, right), (round(bottom / 2), round(right / 2))]
-    return [_and_mirrored([photo[:, top : top + SIZE, left : left + SIZE] for top, left in places])]
+    return [_and_mirrored([photo[:, top : top + CROP_SIZE, left : left + CROP_SIZE] for top, left in places])]
 
 
 def whole_at_scales(photo: Tensor) -> list[Tensor]:
     """A whole photo [3, H, W] and its mirror image at each of `SCALES`: [2, 3, height, width] each."""
-    return [_and_mirrored([resize(photo, *scaled(*photo.shape[1:], shorter))]) for shorter in SCALES]
+    return [_and_mirrored([resize(photo, *scaled_size(*photo.shape[1:], shorter))]) for shorter in SCALES]
 
 
 def _and_mirrored(views: list[Tensor]) -> Tensor:
@@ -84,8 +83,8 @@ class TestViews(LightningDataModule):
         if isinstance(self.data, ImagesInMemory):
             return SmallImages(batches.images, batches.labels)
         count = self.protocol.at_once
-        items = [item[first : first + count] for item in batches.items for first in range(0, len(item), count)]
-        return TestBatches(partial(self.data.photos["test"].views, self.protocol.views), items, batches.read)
+        items = [item[first : first + count] for item in batches.index_batches for first in range(0, len(item), count)]
+        return EvalLoader(partial(self.data.splits["test"].load_views, self.protocol.views), items, batches.read_batches)
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], _: int) -> tuple[list[Tensor], Tensor]:
         *views, labels = batch
@@ -109,7 +108,7 @@ class SmallImages:
 def labels_of(data: ImageNet | ImagesInMemory) -> np.ndarray:
     """Of all test images of a module that is set up, in order."""
     in_memory = isinstance(data, ImagesInMemory)
-    return data.splits["test"][1].numpy() if in_memory else data.photos["test"].source.labels
+    return data.splits["test"][1].numpy() if in_memory else data.splits["test"].source.labels
 
 
 class Normalized(nn.Module):

@@ -11,7 +11,14 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.resnet import BOTTLENECK_EXPANSION, ResidualNet, checked, cifar_net, conv, make_shortcut
+from src.models.resnet import (
+    BOTTLENECK_EXPANSION,
+    ResidualNet,
+    checked,
+    cifar_net,
+    conv,
+    make_shortcut,
+)
 
 
 def shortcut_without_norm(option: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:

@@ -7,7 +7,8 @@ from torch import nn
 
 from src.cli import CONF
 from src.data.imagenet import MEAN, STD, ImageNet
-from src.data.photo import decode, resize
+from src.data.image_reader import decode_image
+from src.data.transforms import resize
 from src.evaluation.protocols import PROTOCOLS, Ensemble, Normalized, TestViews, ten_crops, whole_at_scales
 
 
@@ -28,7 +29,7 @@ def reader(seed):
 
 def reference(protocol, path, normalization, seed, mean_image=None):
     """Softmax scores of one photo, float64 [12], view by view; of its own it has all but decoding and resizing."""
-    photo = decode(np.fromfile(path, np.uint8))
+    photo = decode_image(np.fromfile(path, np.uint8))
     height, width = photo.shape[1:]
     mean, std = 255 * np.array(MEAN), 255 * np.array(STD) if normalization == "channel" else np.ones(3)
     weights = reader(seed).weights.detach().double().numpy()

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from src.cli import CONF
 from src.data.imagenet import MEAN, STD
-from src.data.photo import center, decode, resize
+from src.data.image_reader import decode_image
+from src.data.transforms import center_crop, resize
 from src.evaluation.protocols import PROTOCOLS, Normalized
 from src.evaluation.weights import load_weights, read_weights
 from src.export import write_safetensors
@@ -268,8 +269,8 @@ def test_the_authors_released_net_is_described_by_config(tmp_path):
     data.prepare_data()
     data.setup()
 
-    photos = torch.stack([decode(np.fromfile(file, np.uint8)) for file in sorted(root.glob("val/*/*"))[-1:]])
-    for photo, crop in ((center(photos[0]), True), (photos[0, :, :300, :271], False)):
+    photos = torch.stack([decode_image(np.fromfile(file, np.uint8)) for file in sorted(root.glob("val/*/*"))[-1:]])
+    for photo, crop in ((center_crop(photos[0]), True), (photos[0, :, :300, :271], False)):
         pixels = photo[None].permute(0, 2, 3, 1)
         less = mean if crop else mean.mean((0, 1))
         expected = authors_net(state, torch.from_numpy(pixels.numpy()[..., ::-1] - less).permute(0, 3, 1, 2))

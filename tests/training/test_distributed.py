@@ -17,7 +17,7 @@ from test_protocols import reader
 
 from src import train
 from src.cli import CONF
-from src.data.in_memory import Batches
+from src.data.in_memory import InMemoryEvalLoader
 from src.evaluate import evaluate
 from src.training.callbacks.record import Record
 from src.training.distributed import PATIENCE
@@ -122,13 +122,13 @@ def test_the_shares_of_the_test_images_are_all_of_them_once(monkeypatch, images)
     monkeypatch.setattr("src.data.in_memory.TEST_BATCH", 2)
     pixels, labels = torch.zeros(images, 1, 1, 3), torch.arange(images)
     for world in range(1, images + 1):
-        shares = [Batches(pixels, labels, torch.zeros(3), None, rank, world) for rank in range(world)]
+        shares = [InMemoryEvalLoader(pixels, labels, torch.zeros(3), None, rank, world) for rank in range(world)]
         of_each = [torch.cat([labels for _, labels in share]) for share in shares]
         assert torch.cat(of_each).sort().values.tolist() == list(range(images))
         assert [len(share) for share in shares] == [-(-len(of) // 2) for of in of_each]
         assert max(map(len, of_each)) - min(map(len, of_each)) <= 1
     with pytest.raises(ValueError, match=f"{images} images are too few to be tested on {images + 1} devices"):
-        Batches(pixels, labels, torch.zeros(3), None, 0, images + 1)
+        InMemoryEvalLoader(pixels, labels, torch.zeros(3), None, 0, images + 1)
 
 
 @pytest.mark.fault_injection("bad input", "a batch that does not divide among the devices")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_train import assert_same_run
 
-from src.data.workers import prefetch
+from src.data.loader import prefetch
 from src.training import distributed
 from src.training.callbacks.preemption import SIGNALS
 from src.training.callbacks.record import Record
