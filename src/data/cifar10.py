@@ -1,6 +1,7 @@
 """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test images, 32x32 pixels, 10 classes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torchvision import datasets
@@ -18,7 +19,7 @@ class CIFAR10(ImagesInMemory):
         **common: Arguments of `ImagesInMemory`.
     """
 
-    def __init__(self, root: str, download: bool, **common: object) -> None:
+    def __init__(self, root: str, download: bool, **common: Any) -> None:
         super().__init__(**common)
         self.root, self.download = root, download
 

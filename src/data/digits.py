@@ -1,5 +1,7 @@
 """scikit-learn's 1,797 handwritten digits of 8x8 pixels: real images that need no download."""
 
+from typing import Any
+
 import numpy as np
 
 from src.data.in_memory import ImagesInMemory
@@ -13,7 +15,7 @@ class Digits(ImagesInMemory):
         **common: Arguments of `ImagesInMemory`.
     """
 
-    def __init__(self, test_images: int, **common: object) -> None:
+    def __init__(self, test_images: int, **common: Any) -> None:
         super().__init__(**common)
         self.test_images = test_images
 

@@ -54,7 +54,7 @@ def decode_image(file: np.ndarray) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # corrupt EXIF, unusual palettes
-            pixels = np.array(Image.open(io.BytesIO(file)).convert("RGB"))
+            pixels = np.array(Image.open(io.BytesIO(file.data)).convert("RGB"))
     except Image.UnidentifiedImageError:
         raise ValueError("is not an image") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others

@@ -13,17 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from tqdm import tqdm
 
+from src.data.image_datamodule import ImageDataModule
 from src.data.image_folder import read_folders
 from src.data.image_reader import ImageSource, ImageSubset, LoadedBatch
 from src.data.loader import EvalLoader, TrainBatchMaker, TrainLoader, prefetch
 from src.data.mean_image import mean_image_path, read_mean_image, write_mean_image
 from src.data.sampler import (
     Batch,
-    TrainingStream,
     check_batch_divides,
     check_enough_images,
     rank_and_world_size,
@@ -46,7 +45,7 @@ CHOICES = {
 }
 
 
-class ImageNet(LightningDataModule):
+class ImageNet(ImageDataModule):
     """Images below `root`, in folders (image_folder.py) or in shards (webdataset.py).
 
     The official validation images are the test set, as in the paper.
@@ -92,7 +91,7 @@ class ImageNet(LightningDataModule):
         mean: str | None = None,
         bgr: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(val_images, seed, batch_size, iterations)
         given = {"crop": crop, "normalization": normalization, "on_bad": on_bad}
         for key, value in given.items():
             if value not in CHOICES[key]:
@@ -107,12 +106,11 @@ class ImageNet(LightningDataModule):
                 f"data.mean={mean} is a mean image, which data.normalization={normalization} "
                 "does not use: set data.normalization=pixel"
             )
-        self.root, self.val_images = Path(root), val_images
+        self.root = Path(root)
         self.crop = RandomScaleCrop(*scales) if crop == "scale" else RandomResizedCrop()
         self.color_noise, self.normalization = color_noise, normalization
         self.given_mean, self.bgr = mean, bgr
         self.skip_corrupt, self.num_workers = on_bad == "skip", num_workers
-        self.seed, self.batch_size, self.iterations = seed, batch_size, iterations
         self.splits: dict[str, ImageSubset] = {}
         self.skipped: set[str] = set()  # one message for each image
 
@@ -174,15 +172,8 @@ class ImageNet(LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """Return the training stream from its first iteration."""
         images = self.splits["train"]
-        stream = TrainingStream(
-            TrainBatchMaker(images, self.crop, self.color_noise),
-            len(images),
-            self.batch_size,
-            self.iterations,
-            self.seed,
-            *rank_and_world_size(self.trainer),
-        )
-        return TrainLoader(stream, self._read_batches)
+        make_batch = TrainBatchMaker(images, self.crop, self.color_noise)
+        return TrainLoader(self.training_stream(make_batch), self._read_batches)
 
     def val_dataloader(self) -> EvalLoader:
         """Return the held-out images, or the test images if none are held out."""
@@ -245,10 +236,10 @@ def _batches(indices: range) -> list[range]:
 
 def fingerprint(train: ImageSource, test: ImageSource, mean: Tensor) -> str:
     """Hash the names and labels of all images and the mean, but not 150 GB of pixels."""
-    digest = hashlib.sha256(mean.numpy())
+    digest = hashlib.sha256(mean.numpy().data)
     for source in (train, test):
         digest.update(b"\0".join(source.names.tolist()))
-        digest.update(source.labels)
+        digest.update(source.labels.data)
     return digest.hexdigest()
 
 

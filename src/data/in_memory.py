@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from src.data.image_datamodule import ImageDataModule
 from src.data.sampler import (
     Batch,
     TrainingStream,
@@ -23,7 +23,7 @@ from src.data.transforms import CropParams, crop_and_flip, nchw, normalize, rand
 TEST_BATCH = 500  # images of a process
 
 
-class ImagesInMemory(LightningDataModule):
+class ImagesInMemory(ImageDataModule):
     """Splits, normalization and augmentation of a dataset; a subclass reads it.
 
     Args:
@@ -54,12 +54,11 @@ class ImagesInMemory(LightningDataModule):
         batch_size: int | None = None,
         iterations: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(val_images, seed, batch_size, iterations)
         if normalization not in ("pixel", "channel"):
             raise ValueError(f"data.normalization={normalization} is not one of pixel, channel")
-        self.val_images, self.normalization = val_images, normalization
+        self.normalization = normalization
         self.padding, self.flip = padding, flip
-        self.seed, self.batch_size, self.iterations = seed, batch_size, iterations
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images and labels
 
     @abstractmethod
@@ -114,14 +113,7 @@ class ImagesInMemory(LightningDataModule):
             batch = crop_and_flip(batch, CropParams(top, left, flip.bool()), self.padding)
             return nchw(batch), labels.index_select(0, indices)
 
-        return TrainingStream(
-            make_batch,
-            len(images),
-            self.batch_size,
-            self.iterations,
-            self.seed,
-            *rank_and_world_size(self.trainer),
-        )
+        return self.training_stream(make_batch)
 
     def val_dataloader(self) -> "InMemoryEvalLoader":
         """Return the held-out images, or the test images if none are held out."""
@@ -151,7 +143,7 @@ def fingerprint(*arrays: np.ndarray) -> str:
     digest = hashlib.sha256()
     for array in arrays:
         # CIFAR-10's images are a transposed view, which hashlib refuses.
-        digest.update(np.ascontiguousarray(array))
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 

@@ -120,7 +120,7 @@ def scaled_size(height: int, width: int, shorter_side: int) -> tuple[int, int]:
 
 def center_crop(image: Tensor, shorter_side: int = 256) -> Tensor:
     """Resize the shorter side and return the 224x224 in the center, uint8 [3, 224, 224]."""
-    image = resize(image, *scaled_size(*image.shape[1:], shorter_side))
+    image = resize(image, *scaled_size(image.shape[1], image.shape[2], shorter_side))
     top, left = (round((side - CROP_SIZE) / 2) for side in image.shape[1:])
     return image[:, top : top + CROP_SIZE, left : left + CROP_SIZE]
 

@@ -44,7 +44,8 @@ class Shards:
     """
 
     def __init__(self, paths: list[Path]) -> None:
-        indices = [read_index(path) for path in paths]
+        indices = [index for path in paths if (index := read_index(path)) is not None]
+        assert len(indices) == len(paths), "a shard without an index"
         self.paths = paths
         self.shard_of_image = np.repeat(np.arange(len(paths)), [len(names) for names, _ in indices])
         self.names = np.concatenate([names for names, _ in indices])
@@ -115,11 +116,11 @@ def write_index(
 ) -> None:
     """Write the index of a shard of `size` bytes; `entries` are as ENTRY says."""
     path = index_path(shard)
-    names = [os.fsencode(name) for name in names]
     # Renamed when complete; named by process, as several may index a shard at the same time.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
-        np.savez(file, names=names, entries=np.array(entries, ENTRY), size=size)
+        encoded = [os.fsencode(name) for name in names]
+        np.savez(file, names=encoded, entries=np.array(entries, ENTRY), size=size)
     part.replace(path)
 
 
@@ -186,9 +187,9 @@ def make_shards(
 
         missing = [task for task in tasks.items() if task[0] not in done]
         left = sum(len(indices) for _, indices in missing)
-        bar_options = {"total": len(order), "initial": len(order) - left, "unit": " images"}
+        total, initial = len(order), len(order) - left
         with (
-            tqdm(desc=split, **bar_options, disable=None) as bar,
+            tqdm(desc=split, total=total, initial=initial, unit=" images", disable=None) as bar,
             Pool(workers, _start_worker) as pool,
         ):
             for count, corrupt in pool.imap_unordered(partial(make_shard, files), missing):
@@ -244,7 +245,7 @@ def _add(tar: tarfile.TarFile, name: str, content: np.ndarray | bytes) -> int:
     """Append a file to a tar and return the offset of its content."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
-    tar.addfile(member, io.BytesIO(content))
+    tar.addfile(member, io.BytesIO(bytes(content)))
     return tar.offset - math.ceil(len(content) / tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 
