@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from src.benchmark import baselines
 from src.benchmark.baselines import BATCH, DEVICE, Clock, bare, compose_run, conventional, lightning, make_net, ours
 from src.benchmark.runner import NATIVE, PRECISIONS, Task, for_net, in_turns, rows
-from src.report.results import Row
+from src.tables import Row
 
 PHOTOS = "data/imagenet/train"
 

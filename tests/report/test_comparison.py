@@ -7,7 +7,9 @@ from src.report.results_table import paper_value
 
 def test_only_what_may_differ_leaves_runs_alike():
     base = make_config("plain", 20)
-    assert alike(base, SEED) == alike(make_config("plain", 20, seed=7, trainer__devices=4, runs="elsewhere"), SEED)
+    assert alike(base, SEED) == alike(
+        make_config("plain", 20, seed=7, trainer__devices=4, runs="elsewhere"), SEED
+    )
     for other in (
         make_config("plain", 56),
         make_config("resnet", 20),
@@ -35,7 +37,10 @@ def test_a_key_that_came_after_a_run_is_at_its_default_in_it():
     ("overrides", "words"),
     [
         ({}, ""),
-        ({"trainer__precision": "bf16-mixed", "data__val_images": 5000, "recipe__eval_every": 7}, ""),
+        (
+            {"trainer__precision": "bf16-mixed", "data__val_images": 5000, "recipe__eval_every": 7},
+            "",
+        ),
         ({"recipe__iterations": 2000}, "2,000 of 64,000 iterations"),
         ({"recipe__batch_size": 64}, "batch_size 64, not 128"),
         (
@@ -75,9 +80,17 @@ def test_the_papers_numbers_stand_with_their_place():
     assert {row["where"] for row in found.values()} == {"Table 6"}
     assert [found[110][key] for key in ("deviation", "runs", "best")] == [0.16, 5, 6.43]
     assert found[20] == value("resnet20", 3, protocol="center")
-    preactivation = [value(f"preactivation{d}", shortcut=s)["error"] for d, s in ((110, "A"), (164, "B"), (1001, "B"))]
+    preactivation = [
+        value(f"preactivation{d}", shortcut=s)["error"]
+        for d, s in ((110, "A"), (164, "B"), (1001, "B"))
+    ]
     assert preactivation == [6.37, 5.46, 4.89]
-    assert value("plain", 3, None) is value("resnet20", 3, "B") is value("resnet", 3, data="digits") is None
+    assert (
+        value("plain", 3, None)
+        is value("resnet20", 3, "B")
+        is value("resnet", 3, data="digits")
+        is None
+    )
 
 
 def test_tests_of_photos_stand_beside_those_by_the_same_protocol():
@@ -87,12 +100,20 @@ def test_tests_of_photos_stand_beside_those_by_the_same_protocol():
 
     assert tested("10crop", "plain18", None) == (27.94, "", "Table 2")
     assert tested("10crop", "resnet34", "A") == (25.03, 7.76, "Tables 2 and 3")
-    assert tested("10crop", "resnet34", "B") == tested("10crop", "resnet34b", "B") == (24.52, 7.46, "Table 3")
+    assert (
+        tested("10crop", "resnet34", "B")
+        == tested("10crop", "resnet34b", "B")
+        == (24.52, 7.46, "Table 3")
+    )
     assert tested("multiscale", "resnet34c", "C") == (21.53, 5.6, "Table 4")
     assert [tested(by, "resnet152", "B")[:2] for by in ("center", "10crop", "multiscale")] == [
         (23.0, 6.7), (21.43, 5.71), (19.38, 4.49),
     ]  # fmt: skip
-    others = [("multiscale", "resnet34", "A"), ("center", "plain34", None), ("center", "resnext50_32x4d", "B")]
+    others = [
+        ("multiscale", "resnet34", "A"),
+        ("center", "plain34", None),
+        ("center", "resnext50_32x4d", "B"),
+    ]
     assert {tested(*other) for other in [*others, ("10crop", "wide_resnet50_2", "B")]} == {None}
 
 

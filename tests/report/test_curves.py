@@ -10,7 +10,12 @@ def read(place):
 
 
 def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
-    for kind, depth, seed in (("plain", 20, 0), ("plain", 56, 0), ("resnet", 20, 0), ("resnet", 20, 1)):
+    for kind, depth, seed in (
+        ("plain", 20, 0),
+        ("plain", 56, 0),
+        ("resnet", 20, 0),
+        ("resnet", 20, 1),
+    ):
         write_run(tmp_path, make_config(kind, depth, seed))
     assert [(s.label, s.color) for s in styles(read(tmp_path))] == [
         ("20 layers", COLORS[0]),
@@ -19,7 +24,11 @@ def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
         ("20 layers", COLORS[0]),
     ]
     write_run(tmp_path, make_config("resnet", 20, 2, model__shortcut="B"))
-    assert [s.label for s in styles(read(tmp_path))][2:] == ["20 layers", "20 layers", "20 layers, shortcut B"]
+    assert [s.label for s in styles(read(tmp_path))][2:] == [
+        "20 layers",
+        "20 layers",
+        "20 layers, shortcut B",
+    ]
     assert len({s.color for s in styles(read(tmp_path))}) == 3
     assert nets(read(tmp_path))[-1] == "residual-20, shortcut B"
 
@@ -42,14 +51,18 @@ def lines_of(monkeypatch, module, draw, place):
 
     def save(figure, path):
         found.extend([axis.get_title(), axis.get_lines()] for axis in figure.axes)
-        found.append([text.get_text() for text in (*figure.legends[0].texts, figure.legends[0].get_title())])
+        found.append(
+            [text.get_text() for text in (*figure.legends[0].texts, figure.legends[0].get_title())]
+        )
 
     monkeypatch.setattr(module, "save", save)
     assert draw(read(place), place / "figure")
     return found
 
 
-def test_training_is_dashed_tests_are_bold_seeds_thin_and_unfinished_runs_marked(tmp_path, monkeypatch):
+def test_training_is_dashed_tests_are_bold_seeds_thin_and_unfinished_runs_marked(
+    tmp_path, monkeypatch
+):
     write_run(tmp_path, make_config("plain", 20), [(60, 50), (30, 20)])
     write_run(tmp_path, make_config("resnet", 20, 0), [(40, 30), (20, 10)], final=(20, 10))
     write_run(tmp_path, make_config("resnet", 20, 1), [(40, 50), (20, 30)], final=(20, 30))
@@ -66,9 +79,14 @@ def test_training_is_dashed_tests_are_bold_seeds_thin_and_unfinished_runs_marked
     assert list(mean_training.get_ydata()) == [40, 20]
     assert [list(line.get_ydata()) for line in thin] == [[30, 10], [50, 30], [99]]
     assert list(mean.get_ydata()) == [40, 20]  # of the finished seeds
-    assert all(line.get_linewidth() < mean_training.get_linewidth() < mean.get_linewidth() for line in thin)
+    assert all(
+        line.get_linewidth() < mean_training.get_linewidth() < mean.get_linewidth() for line in thin
+    )
     assert failed.get_marker() == "X"
-    assert legend == ["20 layers", "bold: test, dashed: training, thin: single seeds, ▷ unfinished, ✕ failed"]
+    assert legend == [
+        "20 layers",
+        "bold: test, dashed: training, thin: single seeds, ▷ unfinished, ✕ failed",
+    ]
 
 
 def test_figures_are_files_of_both_kinds_the_same_each_time(tmp_path):
@@ -90,11 +108,35 @@ def test_nothing_is_drawn_where_nothing_was_measured(tmp_path):
 
 
 def test_responses_are_in_layer_order_and_sorted_and_averaged_over_seeds(tmp_path, monkeypatch):
-    write_run(tmp_path, make_config("plain", 20, 0), [(6, 5)] * 8, (6, 5), layers=[(1.0, 1.0), (2.0, 3.0), (3.0, None)])
-    write_run(tmp_path, make_config("plain", 20, 1), [(6, 5)] * 8, (6, 5), layers=[(1.0, 2.0), (4.0, 6.0), (3.0, None)])
-    write_run(tmp_path, make_config("plain", 20, 2), [(6, 5)], layers=[(9.0, 9.0), (9.0, 9.0), (9.0, None)])
-    write_run(tmp_path, make_config("resnet", 20, 0), [(6, 5)], layers=[(0.5, 0.2), (0.5, 0.1), (0.5, None)])
-    (_, order), (_, by_size), names = lines_of(monkeypatch, layer_plots, layer_plots.draw_responses, tmp_path)
+    write_run(
+        tmp_path,
+        make_config("plain", 20, 0),
+        [(6, 5)] * 8,
+        (6, 5),
+        layers=[(1.0, 1.0), (2.0, 3.0), (3.0, None)],
+    )
+    write_run(
+        tmp_path,
+        make_config("plain", 20, 1),
+        [(6, 5)] * 8,
+        (6, 5),
+        layers=[(1.0, 2.0), (4.0, 6.0), (3.0, None)],
+    )
+    write_run(
+        tmp_path,
+        make_config("plain", 20, 2),
+        [(6, 5)],
+        layers=[(9.0, 9.0), (9.0, 9.0), (9.0, None)],
+    )
+    write_run(
+        tmp_path,
+        make_config("resnet", 20, 0),
+        [(6, 5)],
+        layers=[(0.5, 0.2), (0.5, 0.1), (0.5, None)],
+    )
+    (_, order), (_, by_size), names = lines_of(
+        monkeypatch, layer_plots, layer_plots.draw_responses, tmp_path
+    )
     assert [list(line.get_ydata()) for line in order] == [[1.5, 4.5], [0.2, 0.1]]
     assert [list(line.get_ydata()) for line in by_size] == [[4.5, 1.5], [0.2, 0.1]]
     assert list(order[0].get_xdata()) == [1, 2]

@@ -23,8 +23,15 @@ def test_the_command_writes_results_figures_and_a_page_for_all_data(tmp_path):
     (broken / "summary.json").write_text("{")
     done = report(runs, "-o", tmp_path / "out")
     assert done.returncode == 0
-    assert "plain: 56 layers 40.00% > 20 layers 30.00% (training error), degradation by 10.00 points" in done.stdout
-    names = [f"cifar10{name}.{suffix}" for name in ("", "-gradients", "-responses") for suffix in ("png", "svg")]
+    assert (
+        "plain: 56 layers 40.00% > 20 layers 30.00% (training error), degradation by 10.00 points"
+        in done.stdout
+    )
+    names = [
+        f"cifar10{name}.{suffix}"
+        for name in ("", "-gradients", "-responses")
+        for suffix in ("png", "svg")
+    ]
     names += ["cifar10.csv", "digits.png", "digits.svg", "index.html"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
     rows = read_csv(tmp_path / "out/cifar10.csv")
@@ -47,7 +54,12 @@ def test_a_name_of_data_does_not_lead_out_of_the_folder(tmp_path):
     for name in ("config.yaml", "summary.json"):
         (folder / name).write_text((folder / name).read_text().replace("digits", "../../evil"))
     assert report(tmp_path / "runs", "-o", tmp_path / "out").returncode == 0
-    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [".csv", ".html", ".png", ".svg"]
+    assert sorted(path.suffix for path in (tmp_path / "out").iterdir()) == [
+        ".csv",
+        ".html",
+        ".png",
+        ".svg",
+    ]
 
 
 def test_no_run_is_an_error_of_one_line(tmp_path):
@@ -57,7 +69,9 @@ def test_no_run_is_an_error_of_one_line(tmp_path):
 
 def test_the_report_starts_without_torch_and_hydra():
     code = "import sys, src.report.__main__, src.report.html, src.report.curves, src.report.layer_plots; print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     loaded = done.stdout.split()
     assert "src.report.html" in loaded
     heavy = {

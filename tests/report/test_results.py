@@ -10,11 +10,22 @@ from src.report.results_table import results_table
 def test_each_state_of_a_folder_is_told(tmp_path):
     write_run(tmp_path, make_config("plain", seed=0), [(60, 50), (30, 20)], final=(30, 20))
     write_run(tmp_path, make_config("plain", seed=1), [(60, 50)])
-    write_run(tmp_path, make_config("plain", seed=2), [(60, 50)], failure="\n out of \x1b[31mmemory\nsecond line")
+    write_run(
+        tmp_path,
+        make_config("plain", seed=2),
+        [(60, 50)],
+        failure="\n out of \x1b[31mmemory\nsecond line",
+    )
     write_run(tmp_path, make_config("plain", seed=3))
     begun = write_run(tmp_path, make_config("plain", seed=4))
     (begun / "lock").touch()
-    write_run(tmp_path, make_config("plain", seed=5), [(60, 50)], final=(30, 20), failure="of a try before")
+    write_run(
+        tmp_path,
+        make_config("plain", seed=5),
+        [(60, 50)],
+        final=(30, 20),
+        failure="of a try before",
+    )
     runs, left_out = read_runs([tmp_path])
     assert [(run.row["seed"], run.state, run.why) for run in runs] == [
         (0, "finished", ""),
@@ -52,10 +63,22 @@ def test_family_and_depth_follow_from_the_config(tmp_path, target, model, family
 
 
 def test_plain_nets_come_first_then_residual_ones_by_depth(tmp_path):
-    for kind, depth in (("preactivation", 20), ("resnet", 110), ("resnet", 20), ("plain", 56), ("plain", 20)):
+    for kind, depth in (
+        ("preactivation", 20),
+        ("resnet", 110),
+        ("resnet", 20),
+        ("plain", 56),
+        ("plain", 20),
+    ):
         write_run(tmp_path, make_config(kind, depth))
     names = [run.row["run"] for run in read_runs([tmp_path])[0]]
-    assert names == ["plain20-s0", "plain56-s0", "resnet20-s0", "resnet110-s0", "preactivation20-s0"]
+    assert names == [
+        "plain20-s0",
+        "plain56-s0",
+        "resnet20-s0",
+        "resnet110-s0",
+        "preactivation20-s0",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +106,9 @@ def test_an_unreadable_folder_is_left_out_and_the_others_are_read(tmp_path, file
 
 
 def test_a_line_that_is_half_written_does_not_count(tmp_path):
-    folder = write_run(tmp_path, make_config(), [(60, 50), (41, 31)], layers=[(1.0, 0.5), (2.0, None)])
+    folder = write_run(
+        tmp_path, make_config(), [(60, 50), (41, 31)], layers=[(1.0, 0.5), (2.0, None)]
+    )
     for name, part in (("metrics.csv", "20000,0.1,1.0,4"), ("layers.csv", "24000,conv0,1.")):
         with open(folder / name, "a") as file:
             file.write(part)
@@ -98,7 +123,10 @@ def test_an_evaluation_that_lacks_layers_does_not_count(tmp_path):
     with open(folder / "layers.csv", "a") as file:
         file.write("16000,conv0,7.0,\n")
     [run], _ = read_runs([tmp_path])
-    assert run.layers == [{"iteration": 8000, "gradient": 1, "response": 0.5}, {"iteration": 8000, "gradient": 2}]
+    assert run.layers == [
+        {"iteration": 8000, "gradient": 1, "response": 0.5},
+        {"iteration": 8000, "gradient": 2},
+    ]
 
 
 def test_a_run_that_is_there_twice_counts_once_and_finished(tmp_path):
@@ -129,7 +157,9 @@ def test_each_protocol_that_a_run_was_tested_by_has_a_row(tmp_path):
     write_run(tmp_path, make_config("plain", data="imagenet"), [(60, 50)])
     plain, resnet = read_runs([tmp_path])[0]
     assert plain.tests == ()
-    found = [[row[key] for key in ("protocol", "test_error", "test_error_top5")] for row in resnet.tests]
+    found = [
+        [row[key] for key in ("protocol", "test_error", "test_error_top5")] for row in resnet.tests
+    ]
     assert found == [["center", 20, 1.0], ["multiscale", 18.5, 5.25]]
     assert {row["train_error"] for row in resnet.tests} == {30} and "images" not in resnet.tests[1]
     write_csv(tmp_path / "rows.csv", resnet.tests)

@@ -9,7 +9,9 @@ from src.report.results_table import degradation, fill_in, results_table, short_
 
 def cells(table):
     """The cells of a Markdown table, a dict for each line, by the name of its net."""
-    head, _, *lines = ([cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines())
+    head, _, *lines = (
+        [cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()
+    )
     return [dict(zip(head, line, strict=True)) for line in lines]
 
 
@@ -42,7 +44,9 @@ def test_a_run_on_another_budget_is_marked_and_has_no_difference(tmp_path):
     write_run(tmp_path, make_config(depth=110), final=(0.1, 6.5))
     found = {line["net"]: line for line in cells(results_table(rows(tmp_path)))}
     columns = ("paper, %", "difference", "trained")
-    assert [[found[net][column] for column in columns] for net in ("resnet20", "plain20", "resnet110")] == [
+    assert [
+        [found[net][column] for column in columns] for net in ("resnet20", "plain20", "resnet110")
+    ] == [
         ["8.75 (Table 6)", "-", "2,000 of 64,000 iterations"],
         ["-", "-", "as in the paper"],
         ["6.61 ± 0.16, best 6.43 (Table 6)", "-0.11", "as in the paper"],
@@ -52,7 +56,10 @@ def test_a_run_on_another_budget_is_marked_and_has_no_difference(tmp_path):
 def test_runs_of_one_name_but_another_config_are_not_averaged(tmp_path):
     write_run(tmp_path / "a", make_config(seed=0), final=(4, 8))
     write_run(tmp_path / "b", make_config(seed=1, recipe__schedule__lr=0.2), final=(6, 10))
-    assert [line["test error, %"] for line in cells(results_table(rows(tmp_path)))] == ["8.00", "10.00"]
+    assert [line["test error, %"] for line in cells(results_table(rows(tmp_path)))] == [
+        "8.00",
+        "10.00",
+    ]
 
 
 def test_other_data_have_no_paper_beside_them(tmp_path):
@@ -66,9 +73,9 @@ def test_a_table_is_the_same_from_a_csv_file(tmp_path):
     write_run(tmp_path, make_config("plain"), final=(4, 8))
     write_run(tmp_path, make_config(), final=(4, 8))
     write_csv(tmp_path / "rows.csv", rows(tmp_path))
-    assert results_table(read_csv(tmp_path / "rows.csv")).replace(" ", "") == results_table(rows(tmp_path)).replace(
-        " ", ""
-    )
+    assert results_table(read_csv(tmp_path / "rows.csv")).replace(" ", "") == results_table(
+        rows(tmp_path)
+    ).replace(" ", "")
 
 
 def test_degradation_compares_the_deepest_with_the_shallowest(tmp_path):
@@ -91,9 +98,14 @@ def test_degradation_is_told_only_of_runs_that_differ_in_nothing_else(tmp_path):
     write_run(tmp_path, make_config("resnet", 20, model__shortcut="B"), final=(28, 30))
     write_run(tmp_path, make_config("resnet", 56), final=(29, 30))
     assert degradation(read_runs([tmp_path])[0]) == []
-    write_run(tmp_path, make_config("plain", 20, recipe__iterations=2000), final=(28, 30), name="short")
+    write_run(
+        tmp_path, make_config("plain", 20, recipe__iterations=2000), final=(28, 30), name="short"
+    )
     write_run(tmp_path, make_config("plain", 32), final=(28, 30))
-    assert [line.partition(": 56")[0].partition(": 32")[0] for line in degradation(read_runs([tmp_path])[0])] == [
+    assert [
+        line.partition(": 56")[0].partition(": 32")[0]
+        for line in degradation(read_runs([tmp_path])[0])
+    ] == [
         "cifar10: plain",
         "cifar10 (iterations 2000): plain",
     ]
@@ -103,13 +115,18 @@ def test_the_tables_in_readme_are_those_of_the_measured_results():
     text = (ROOT / "README.md").read_text()
     named = re.findall(r"<!-- (?:table|speed|fault_injection): (\S+) -->", text)
     assert named
-    assert sorted(named) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*/results.csv"))
+    assert sorted(named) == sorted(
+        str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*/results.csv")
+    )
     assert fill_in(text, ROOT) == text
 
 
 def test_a_name_leaves_out_what_all_have_but_never_the_net():
     assert short_names(["plain20-a-b", "resnet20-a-b"]) == ["plain20", "resnet20"]
-    assert short_names(["resnet20-lr1-bf16-mixed", "resnet20-lr1"]) == ["resnet20-bf16-mixed", "resnet20"]
+    assert short_names(["resnet20-lr1-bf16-mixed", "resnet20-lr1"]) == [
+        "resnet20-bf16-mixed",
+        "resnet20",
+    ]
     assert short_names(["resnet20-lr1"]) == ["resnet20-lr1"]
 
 

@@ -14,7 +14,9 @@ pytestmark = pytest.mark.usefixtures("wandb_user")
 
 
 def spec_of(view):
-    return json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))["section"]
+    return json.loads(view._to_model().spec.model_dump_json(by_alias=True, exclude_none=True))[
+        "section"
+    ]
 
 
 def test_a_workspace_is_built_without_a_network_and_draws_each_panel_once(monkeypatch):
@@ -25,14 +27,18 @@ def test_a_workspace_is_built_without_a_network_and_draws_each_panel_once(monkey
     monkeypatch.setattr(socket.socket, "connect", refuse)
     sections = spec_of(workspace("deep", "us"))["panelBankConfig"]["sections"]
     drawn = [panel for section in sections for panel in section["panels"]]
-    assert sorted(panel["config"]["chartTitle"] for panel in drawn) == sorted(panel.title for panel in PANELS)
+    assert sorted(panel["config"]["chartTitle"] for panel in drawn) == sorted(
+        panel.title for panel in PANELS
+    )
     lines = [panel["config"] for panel in drawn if panel["viewType"] == "Run History Line Plot"]
     points = [panel["config"] for panel in drawn if panel["viewType"] == "Scatter Plot"]
     assert [(config["xAxis"], config["metrics"]) for config in lines] == [
         ("iteration", [panel.value]) for panel in PANELS if panel.over == "iteration"
     ]
     assert [(config["xAxis"], config["yAxis"]) for config in points] == [
-        ("config:depth.value", f"summary:{panel.value}") for panel in PANELS if panel.over == "depth"
+        ("config:depth.value", f"summary:{panel.value}")
+        for panel in PANELS
+        if panel.over == "depth"
     ]
     assert len(lines) + len(points) == len(PANELS)
 
@@ -76,7 +82,11 @@ def test_a_run_sent_twice_is_one_run_of_one_series(finished, server):
         send([(finished, "plain")], "deep", None)
     assert list(server.runs) == [run_id(finished.config)]
     (run,) = server.runs.values()
-    assert [(row["iteration"], row["_step"]) for row in run["history"]] == [(10, 0), (20, 1), (30, 2)]
+    assert [(row["iteration"], row["_step"]) for row in run["history"]] == [
+        (10, 0),
+        (20, 1),
+        (30, 2),
+    ]
     assert (run["summary"]["test_error"], run["exit_code"]) == (12.5, 0)
 
 
@@ -91,7 +101,10 @@ def test_a_workspace_that_is_saved_again_is_replaced(server, capsys):
     save("deep", "us")
     (view,) = server.views.values()
     assert (view["entityName"], view["projectName"], view["type"]) == ("us", "deep", "project-view")
-    assert [section["name"] for section in json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]]
+    assert [
+        section["name"]
+        for section in json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
+    ]
     assert capsys.readouterr().out.count(f"the workspace is at {server.url}/us/deep?nw=") == 2
 
 
