@@ -71,34 +71,35 @@ def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
     """Write tables, figures and the page into `out`, and print the results."""
     # Here, so that --help and --readme do not wait for matplotlib and Plotly.
     from src.report.curves import draw_curves
+    from src.report.figures import save_figure
     from src.report.html import write_page
     from src.report.layer_plots import draw_gradients, draw_responses
 
-    layer_figures = {"-responses": draw_responses, "-gradients": draw_gradients}
+    drawings = {"": draw_curves, "-responses": draw_responses, "-gradients": draw_gradients}
     out.mkdir(parents=True, exist_ok=True)
     by_data = group_by(runs, lambda run: run.row["data"])
-    svgs: dict[str, list[Path]] = {}
+    layer_figures: dict[str, list[Path]] = {}
     for data, members in by_data.items():
         # The name comes from a config file, which may be a stranger's.
         path = out / re.sub(r"[^\w.+-]+", "_", data)
-        written = []
+        layer_figures[data], written = [], []
         rows = [row for run in members for row in run.evaluations]
         if rows:
             write_csv(path.with_name(f"{path.name}.csv"), rows)
             written.append(".csv")
             print(results_table(rows))
-        if draw_curves(members, path):
-            written += [".svg", ".png"]
-        svgs[data] = []
-        for suffix, draw in layer_figures.items():
-            if draw(members, path.with_name(path.name + suffix)):
-                written += [f"{suffix}.svg", f"{suffix}.png"]
-                svgs[data].append(path.with_name(f"{path.name}{suffix}.svg"))
+        for name, draw in drawings.items():
+            figure = draw(members)
+            if figure:
+                save_figure(figure, path.with_name(path.name + name))
+                written += [f"{name}.svg", f"{name}.png"]
+            if figure and name:  # the page has curves of its own
+                layer_figures[data].append(path.with_name(f"{path.name}{name}.svg"))
         for sentence in degradation(members):
             print(sentence)
         if written:
             print(f"written: {path}{', '.join(written)}")
-    write_page(out / "index.html", by_data, skipped, svgs)
+    write_page(out / "index.html", by_data, skipped, layer_figures)
     print(f"written: {out / 'index.html'}")
 
 

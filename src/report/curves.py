@@ -2,11 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 
 from src.report.comparison import group_by
-from src.report.figures import Style, add_legend, error_limit, new_figure, plt, save_figure, styles
+from src.report.figures import Style, add_legend, error_limit, new_figure, plt, styles
 from src.report.results import Run
 
 AXES_PER_ROW = 3
@@ -16,22 +15,21 @@ END_MARKERS = {"unfinished": (">", "▷"), "failed": ("X", "✕")}  # in the axe
 Curve = list[tuple[float, float]]  # (iteration, error)
 
 
-def draw_curves(runs: Sequence[Run], path: Path) -> bool:
+def draw_curves(runs: Sequence[Run]) -> plt.Figure | None:
     """Draw one axes for each family of nets, with a common scale.
 
     Runs are drawn as far as they have come. Of several seeds the mean is bold, each seed thin.
 
     Args:
         runs: Runs on one data set, in any state.
-        path: Where to write, without the suffixes .svg and .png.
 
     Returns:
-        Whether there was anything to draw: a run that has been evaluated.
+        The figure, or None if no run has been evaluated yet.
     """
     pairs = list(zip(runs, styles(runs), strict=True))
     drawn = [(run, style) for run, style in pairs if run.curve(_held_out(run))]
     if not drawn:
-        return False
+        return None
     runs = [run for run, _ in drawn]
     limit = error_limit(runs)
 
@@ -52,8 +50,7 @@ def draw_curves(runs: Sequence[Run], path: Path) -> bool:
 
     look = {"linewidth": BOLD, "markersize": 4}
     add_legend(figure, [(style, look) for _, style in drawn], _legend_title(runs, limit))
-    save_figure(figure, path)
-    return True
+    return figure
 
 
 def _held_out(run: Run) -> str:

@@ -1,12 +1,11 @@
 """Draw what the layers did at the last evaluation: responses (Fig. 7) and gradient norms."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean, median
 from typing import NamedTuple
 
 from src.report.comparison import group_by
-from src.report.figures import Style, add_legend, net_labels, new_figure, plt, save_figure
+from src.report.figures import Style, add_legend, net_labels, new_figure, plt
 from src.report.results import Run
 
 LOG_SCALE_FROM = 30  # times the median response
@@ -20,19 +19,18 @@ class NetLayers(NamedTuple):
     values: list[float]
 
 
-def draw_responses(runs: Sequence[Run], path: Path) -> bool:
+def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
     """Draw the std of the 3x3 layers' responses, in layer order and sorted by size (Fig. 7).
 
     Args:
         runs: Runs on one data set, in any state.
-        path: Where to write, without the suffixes .svg and .png.
 
     Returns:
-        Whether there was anything to draw.
+        The figure, or None if no run has any responses.
     """
     nets = _read_nets(runs, "response")
     if not nets:
-        return False
+        return None
     figure, axes = new_figure(2, 1, width=7.5, sharex=True, sharey=True)
     in_order, by_size = axes[:, 0]
     _draw(in_order, nets)
@@ -44,22 +42,22 @@ def draw_responses(runs: Sequence[Run], path: Path) -> bool:
     in_order.set(title="responses of the 3x3 layers", xlabel="layer", ylabel="std")
     in_order.set(**({"yscale": "log"} if log else {"ylim": (0, None)}))
     by_size.set(xlabel="layer, sorted by size", ylabel="std")
-    _finish(figure, nets, path)
-    return True
+    _add_net_legend(figure, nets)
+    return figure
 
 
-def draw_gradients(runs: Sequence[Run], path: Path) -> bool:
+def draw_gradients(runs: Sequence[Run]) -> plt.Figure | None:
     """Draw the L2 norm of the gradient of each layer's weights; see `draw_responses`."""
     nets = _read_nets(runs, "gradient")
     if not nets:
-        return False
+        return None
     figure, axes = new_figure(1, 1, width=7.5)
     axis = axes[0, 0]
     _draw(axis, nets)
     axis.set(title="gradients of the layers' weights", xlabel="layer", ylabel="L2 norm")
     axis.set_yscale("log")
-    _finish(figure, nets, path)
-    return True
+    _add_net_legend(figure, nets)
+    return figure
 
 
 def _read_nets(runs: Sequence[Run], column: str) -> list[NetLayers]:
@@ -99,8 +97,7 @@ def _draw(axis: plt.Axes, nets: Sequence[NetLayers]) -> None:
         axis.plot(range(1, len(values) + 1), values, **line, **marker)
 
 
-def _finish(figure: plt.Figure, nets: Sequence[NetLayers], path: Path) -> None:
+def _add_net_legend(figure: plt.Figure, nets: Sequence[NetLayers]) -> None:
     look = {"linewidth": 1.3, "markersize": 4}
     entries = [(net.style, look | {"linestyle": net.dashes}) for net in nets]
     add_legend(figure, entries, "at the last evaluation")
-    save_figure(figure, path)
