@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from src.report.comparison import group_by
 from src.report.interactive import (
     FILTERS,
+    View,
     curve_figures,
     depth_figures,
     filter_values,
@@ -50,7 +51,7 @@ def write_page(
     """
     page = _template("page.html").substitute(
         plotly=get_plotlyjs(),
-        data=_select("data", {data: (data, 0) for data in by_data}),
+        data=_select("data", {data: View(data, 0) for data in by_data}),
         several="" if len(by_data) > 1 else "hidden",
         sections="".join(_data_set(data, by_data[data], figures.get(data, ())) for data in by_data),
         any_skipped="" if skipped else "hidden",
@@ -88,11 +89,10 @@ def _data_set(data: str, runs: Sequence[Run], figures: Sequence[Path]) -> str:
     )
 
 
-def _select(name: str, options: dict[str, tuple[str, float]]) -> str:
-    """Return a choice of options, each with its title and the end of its axis."""
+def _select(name: str, options: dict[str, View]) -> str:
     items = [
-        f'<option value="{escape(value)}" data-end="{end}">{escape(title)}</option>'
-        for value, (title, end) in options.items()
+        f'<option value="{escape(value)}" data-end="{view.end}">{escape(view.title)}</option>'
+        for value, view in options.items()
     ]
     return f'<select name="{name}">{"".join(items)}</select>'
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 from plotly import graph_objects as go
 
@@ -24,31 +24,42 @@ PLOT_HEIGHT, TOP, BOTTOM, LEGEND_ROW = 380, 34, 50, 19
 TWO_COLUMNS = 22  # letters in the longest label up to which a legend has two columns
 
 
+class View(NamedTuple):
+    """One choice of what an axis of the curves shows: from 0 to `end`."""
+
+    title: str
+    end: float
+    unit: str = ""
+
+
 def filter_values(row: Row, keys: Sequence[str] = FILTERS) -> dict[str, str]:
     """Return what the page's filters compare of a result row, as text."""
     return {key: "none" if row[key] is None else str(row[key]) for key in keys}
 
 
-def x_views(runs: Sequence[Run]) -> dict[str, tuple[str, float]]:
-    """Return the title and the end of each x axis: `iterations` and, of finished runs, `time`."""
-    views = {"iterations": ("iterations", max(run.row["iterations"] for run in runs))}
+def x_views(runs: Sequence[Run]) -> dict[str, View]:
+    """Return the choices of the x axis: `iterations` and, if a run is finished, `time`."""
+    last = max(run.row["iterations"] for run in runs)
+    views = {"iterations": View("iterations", last, "iterations")}
     seconds = [_step_seconds(run) * run.row["iterations"] for run in runs if _finished(run)]
     if seconds:
         # The largest unit of which the longest run takes at least two.
-        long_enough = [name for name, length in UNITS.items() if max(seconds) >= 2 * length]
+        long_enough = [unit for unit, length in UNITS.items() if max(seconds) >= 2 * length]
         unit = [*long_enough, "seconds"][0]
-        views["time"] = (f"training time ({unit})", max(seconds) / UNITS[unit])
+        views["time"] = View(f"training time ({unit})", max(seconds) / UNITS[unit], unit)
     return views
 
 
-def y_views(runs: Sequence[Run]) -> dict[str, tuple[str, float]]:
-    """Return the title and the end of each y axis: `both` errors, or a column of metrics.csv."""
+def y_views(runs: Sequence[Run]) -> dict[str, View]:
+    """Return the choices of the y axis: `both` errors, or a column of metrics.csv."""
     limit = error_limit(runs)
-    views = {BOTH: ("training and held-out error (%)", limit)}
+    views = {BOTH: View("training and held-out error (%)", limit, "%")}
     for column, title in CURVES.items():
         values = [value for run in runs for _, value in _finite_curve(run, column)]
-        if values:
-            views[column] = (title, limit if column.endswith("error") else 1.05 * max(values))
+        if values and column.endswith("error"):
+            views[column] = View(title, limit, "%")
+        elif values:
+            views[column] = View(title, 1.05 * max(values))
     return views
 
 
@@ -71,51 +82,55 @@ def curve_figures(runs: Sequence[Run]) -> list[go.Figure]:
     The page selects traces by their `meta`: the views, and the run's `filter_values`.
     """
     xs, ys = x_views(runs), y_views(runs)
-    figures = []
     styled = zip(runs, styles(runs), strict=True)
+    figures = []
     for family, members in group_by(styled, lambda pair: pair[0].row["family"]).items():
         traces = [
             trace
-            for x, (x_title, _) in xs.items()
+            for x in xs
             for y in ys
             for run, style in members
             if x == "iterations" or _finished(run)
-            for trace in _curve_traces(run, style, x_title, y, {"x": x, "y": y})
+            for trace in _curve_traces(run, style, x, y, (xs[x].unit, ys[y].unit))
         ]
         if traces:
             figure = _figure(traces, f"{family} nets", PLOT_HEIGHT)
-            figure.update_xaxes(title=xs["iterations"][0], range=(0, xs["iterations"][1]))
-            figures.append(figure.update_yaxes(range=(0, ys[BOTH][1])))
+            figure.update_xaxes(title=xs["iterations"].title, range=(0, xs["iterations"].end))
+            figures.append(figure.update_yaxes(range=(0, ys[BOTH].end)))
     return figures
 
 
 def _curve_traces(
-    run: Run, style: Style, x_title: str, y: str, views: dict[str, str]
+    run: Run, style: Style, x: str, y: str, units: tuple[str, str]
 ) -> list[go.Scatter]:
     columns = ("train/error", f"{run.held_out}/error") if y == BOTH else (y,)
-    unit = x_title.rpartition("(")[2].rstrip(")")
-    scale = _step_seconds(run) / UNITS[unit] if unit in UNITS else 1
+    scale, x_format = 1.0, ",d"
+    if x == "time":
+        scale, x_format = _step_seconds(run) / UNITS[units[0]], ".3~g"
+
     traces = []
     for column in columns:
         curve = _finite_curve(run, column)
         dashed = y == BOTH and column == "train/error"
-        # An open circle ends the curve of a run that is not finished.
-        ends = [*[0] * (len(curve) - 1), 0 if _finished(run) or dashed else 8]
+        # A circle ends the curve of a run that is not finished.
+        sizes = [0] * len(curve)
+        if curve and not _finished(run) and not dashed:
+            sizes[-1] = 8
+        line = {"width": 1, "dash": "dash"} if dashed else {"width": 2, "dash": "solid"}
         traces.append(
             go.Scatter(
                 x=[iteration * scale for iteration, _ in curve],
                 y=[float(f"{value:.5g}") for _, value in curve],  # what a screen can show
                 name=_plain(f"{style.label}, seed {run.row['seed']}"),
                 legendgroup=str(run.path),
-                meta=filter_values(run.row) | views,
-                visible=views == {"x": "iterations", "y": BOTH},
+                meta=filter_values(run.row) | {"x": x, "y": y},
+                visible=(x, y) == ("iterations", BOTH),
                 showlegend=not dashed,
-                mode="lines+markers" if any(ends) else "lines",
-                marker={"color": style.color, "symbol": "circle-open", "size": ends},
-                line={"color": style.color, "width": 1 if dashed else 2}
-                | {"dash": "dash" if dashed else "solid"},
-                hovertemplate=f"<b>%{{fullData.name}}</b><br>{column.replace('/', ' ')} "
-                f"%{{y:.4~g}}<br>%{{x:,.4~r}} {unit}<extra></extra>",
+                mode="lines+markers" if any(sizes) else "lines",
+                marker={"symbol": "circle-open", "size": sizes},
+                line=line | {"color": style.color},
+                hovertemplate=f"<b>%{{fullData.name}}</b><br>{column} %{{y:.4~g}}{units[1]}"
+                f"<br>%{{x:{x_format}}} {units[0]}<extra></extra>",
             )
         )
     return [trace for trace in traces if trace.x]

@@ -87,8 +87,9 @@ def page(browser, written):
 
 
 def choose(page, name, value):
-    select = f"(({SHOWN}.querySelector('[name=' + arguments[0] + ']')) ?? document.querySelector('[name=data]'))"
-    page(f"[{select}].forEach((s) => {{ s.value = arguments[1]; s.onchange(); }})", name, value)
+    root = "document" if name == "data" else SHOWN
+    select = f"{root}.querySelector('[name={name}]')"
+    page(f"[{select}].forEach((s) => {{ s.value = arguments[0]; s.onchange(); }})", value)
 
 
 def click(page, key, value):
@@ -98,9 +99,8 @@ def click(page, key, value):
 
 def traces(page):
     """The label, family, points and color of each curve that is shown."""
-    return page(
-        f"{TRACES}.map((t) => [t.name, t.meta.family, t.x.map((x, i) => [x, t.y[i]]), t.line.color])"
-    )
+    points = "t.x.map((x, i) => [x, t.y[i]])"
+    return page(f"{TRACES}.map((t) => [t.name, t.meta.family, {points}, t.line.color])")
 
 
 def rows(page, table):
@@ -239,6 +239,15 @@ def test_a_click_on_a_title_sorts_a_table_and_leaves_unknown_values_last(page):
         page(f"{title}.firstChild.click()")
         assert [row[column] for row in rows(page, "runs")] == ordered + unknown
         assert page(f"{title}.ariaSort") == direction
+
+
+@pytest.mark.fault_injection("safety", "markup in names and configs on the HTML page")
+def test_no_text_of_a_run_is_written_as_markup(written):
+    """Also where there is no browser."""
+    text = written[1].read_text()
+    assert "window.hacked" in text
+    for markup in ("<script>window.hacked", "<img src=x", "<b>bold", "<b onclick"):
+        assert markup not in text
 
 
 @pytest.mark.fault_injection("safety", "markup in names and configs on the HTML page")

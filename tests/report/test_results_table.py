@@ -94,7 +94,8 @@ def test_degradation_compares_the_deepest_with_the_shallowest(tmp_path):
     write_run(tmp_path, make_config("resnet", 20), final=(26, 30))
     write_run(tmp_path, make_config("resnet", 56), final=(24.5, 30))
     assert degradation(read_runs([tmp_path])[0]) == [
-        "cifar10: plain: 56 layers 71.20% > 20 layers 29.00 ± 1.41% (training error), degradation by 42.20 points; "
+        "cifar10: plain: 56 layers 71.20% > 20 layers 29.00 ± 1.41% (training error), "
+        "degradation by 42.20 points; "
         "residual: 56 layers 24.50% < 20 layers 26.00% (training error), no degradation"
     ]
 

@@ -17,7 +17,7 @@ function update(article) {
     const off = new Set(plot.data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.legendgroup));
     show(plot, (trace) => fits(trace.meta) && trace.meta.x === x.value && trace.meta.y === y.value
       && (off.has(trace.legendgroup) ? "legendonly" : true), {},
-    { "xaxis.range": [0, x.dataset.end], "xaxis.title.text": x.text, "yaxis.range": [0, y.dataset.end] });
+    { "xaxis.range": [0, Number(x.dataset.end)], "xaxis.title.text": x.text, "yaxis.range": [0, Number(y.dataset.end)] });
   }
   for (const plot of plots(article, "by-depth")) {
     const means = plot.data.map(({ x: depths, y: values, meta }) => (meta.means ?? values).map(
