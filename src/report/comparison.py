@@ -60,6 +60,7 @@ def chosen_defaults(config: Config, **choices: str) -> Config:
         config: The nested config of a run.
         choices: Files to take in place of the chosen ones, such as recipe="cifar10".
     """
+    # The trainer's own default, auto, depends on the machine; the paper's is fp32.
     defaults: Config = {"trainer.precision": "32-true"}
     for group in ("model", "data", "recipe"):
         defaults |= _config_file(group, choices.get(group, config["choices"][group]))
@@ -113,6 +114,7 @@ def departures(config: Config, train_images: int | None = None) -> str:
     all_images = IMAGENET_IMAGES - config["data"].get("val_images", 0)
     if data == "imagenet" and train_images not in (None, all_images):
         parts.append(f"{train_images:,} of {IMAGENET_IMAGES:,} images")
+    # The recipe of the data is the paper's, whichever recipe the run chose.
     for key, (value, default) in changed_keys(config, recipe=data).items():
         if key == "recipe.iterations":
             parts.insert(0, f"{value:,} of {default:,} iterations")

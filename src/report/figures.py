@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 
-matplotlib.use("Agg")
+matplotlib.use("Agg")  # draws into files, with no display
 import numpy as np
 from matplotlib import pyplot as plt
 
@@ -100,6 +100,7 @@ def new_figure(
     Returns:
         The figure, and its axes of shape [rows, columns].
     """
+    # A fixed salt makes the ids in an SVG file reproducible; "none" keeps its text as text.
     plt.rcParams.update({"svg.hashsalt": "", "svg.fonttype": "none", "font.size": 9})
     size = (width * columns, 3.2 * rows + 0.3)
     figure, axes = plt.subplots(
@@ -136,6 +137,7 @@ def add_legend(figure: plt.Figure, entries: Iterable[tuple[Style, dict]], title:
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Write a figure to `path`.svg and `path`.png, and close it."""
+    # Not with_suffix, which would cut a name like resnet20-lr0.1.
     figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
     figure.savefig(path.with_name(path.name + ".png"), dpi=150)
     plt.close(figure)

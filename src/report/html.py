@@ -50,7 +50,7 @@ def write_page(
         figures: SVG files to embed, by data set.
     """
     page = _template("page.html").substitute(
-        plotly=get_plotlyjs(),
+        plotly=get_plotlyjs(),  # once for all figures
         data=_select("data", {data: View(data, 0) for data in by_data}),
         several="" if len(by_data) > 1 else "hidden",
         sections="".join(_data_set(data, by_data[data], figures.get(data, ())) for data in by_data),
@@ -109,6 +109,7 @@ def _filter(key: str, runs: Sequence[Run]) -> str:
 
 
 def _plot(figure: go.Figure) -> str:
+    # In its JSON it escapes what could end the <script> around it, such as a run's name.
     return to_html(figure, PLOT_CONFIG, include_plotlyjs=False, full_html=False, validate=False)
 
 
@@ -150,6 +151,7 @@ def _table(
         filtered_by: For each line, what the page's filters compare.
     """
     lines, filtered_by = list(lines), list(filtered_by)
+    # A column has one class, so that its title is aligned as its cells are.
     classes = [_column_class([line[i] for line in lines]) for i in range(len(head))]
     titles = [
         f'<th scope="col" class="{css}"><button type="button">{escape(title)}</button></th>'

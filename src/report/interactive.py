@@ -219,6 +219,7 @@ def _figure(traces: list[go.Scatter], title: str, height: int) -> go.Figure:
             "pad": {"t": 8},
         },
         height=height + legend_height,
+        # Fixed margins: a long legend must not make one family's axes smaller than another's.
         margin={"l": 50, "r": 12, "t": TOP, "b": BOTTOM + legend_height, "autoexpand": False},
         legend={
             "orientation": "h",

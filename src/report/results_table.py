@@ -122,6 +122,7 @@ def degradation(runs: Sequence[Run]) -> list[str]:
     settings = variant_labels([group[0].config for group in trainings.values()], r"(?!model\.).*")
     sentences = []
     for (data, _), nets, setting in zip(trainings, trainings.values(), settings, strict=True):
+        # A kind is a family with its shortcut and other settings of the net.
         kinds = list(group_by(nets, lambda run: comparison_key(run.config, DEPTH)).values())
         labels = variant_labels([kind[0].config for kind in kinds], r"model\..*")
         parts = [_compare_depths(kind, label) for kind, label in zip(kinds, labels, strict=True)]

@@ -205,6 +205,9 @@ def test_filters_act_on_curves_figures_and_tables(page):
     lines = "data.filter((t) => t.visible && t.meta.means).map((t) => t.y)"
     means = page(f"{SHOWN}.querySelector('.by-depth .plotly-graph-div').{lines}")
     assert sorted(means, key=str) == [[24], [None]]
+    click(page, "depth", "20")
+    assert sorted(points(page)) == sorted([4.25, 4.125, 24])
+    click(page, "depth", "20")
     click(page, "family", "plain")
     click(page, "shortcut", "A")
     assert nets(page) == ["plain56"]

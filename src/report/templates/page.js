@@ -13,21 +13,21 @@ function update(article) {
 
   for (const row of all("tbody tr", article)) row.hidden = !fits(row.dataset);
   for (const plot of plots(article, "curves")) {
-    // What the legend has hidden stays hidden in the other views.
-    const off = new Set(plot.data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.legendgroup));
-    show(plot, (trace) => fits(trace.meta) && trace.meta.x === x.value && trace.meta.y === y.value
-      && (off.has(trace.legendgroup) ? "legendonly" : true), {},
-    { "xaxis.range": [0, Number(x.dataset.end)], "xaxis.title.text": x.text, "yaxis.range": [0, Number(y.dataset.end)] });
+    show(plot, ({ meta }) => fits(meta) && meta.x === x.value && meta.y === y.value, {}, {
+      "xaxis.range": [0, Number(x.dataset.end)], "xaxis.title.text": x.text, "yaxis.range": [0, Number(y.dataset.end)] });
   }
   for (const plot of plots(article, "by-depth")) {
-    const means = plot.data.map(({ x: depths, y: values, meta }) => (meta.means ?? values).map(
-      (value, i) => (checked.depth.has(depths[i]) ? value : null)));
-    show(plot, (trace) => fits(trace.meta), { y: means });
+    // Only a line has points of several depths.
+    const values = plot.data.map((trace) => trace.meta.means?.map(
+      (mean, i) => (checked.depth.has(trace.x[i]) ? mean : null)) ?? trace.y);
+    show(plot, ({ meta }) => fits(meta), { y: values });
   }
 }
 
-function show(plot, isVisible, restyle = {}, layout = {}) {
-  const visible = plot.data.map(isVisible);
+function show(plot, isShown, restyle = {}, layout = {}) {
+  // What the legend has hidden stays hidden, in the other views too.
+  const off = new Set(plot.data.filter((trace) => trace.visible === "legendonly").map((trace) => trace.legendgroup));
+  const visible = plot.data.map((trace) => isShown(trace) && (off.has(trace.legendgroup) ? "legendonly" : true));
   plot.parentElement.hidden = !visible.some(Boolean);
   Plotly.update(plot, { ...restyle, visible }, layout);
 }
