@@ -44,12 +44,12 @@ def test_runs_are_grouped_by_keys_that_their_configs_have(find):
 
 @pytest.fixture
 def finished(find):
-    folder = find("n=1", "model=plain")
-    folder.path.mkdir(parents=True)
+    run_dir = find("n=1", "model=plain")
+    run_dir.path.mkdir(parents=True)
     for iteration in (10, 20, 30):
-        folder.log({"iteration": iteration, "lr": 0.1, "train/loss": 1 / iteration})
-    folder.finish({"depth": 8, "test_error": 12.5})
-    return folder
+        run_dir.log({"iteration": iteration, "lr": 0.1, "train/loss": 1 / iteration})
+    run_dir.finish({"depth": 8, "test_error": 12.5})
+    return run_dir
 
 
 def test_a_run_sent_twice_is_one_run_of_one_series(finished, server):
