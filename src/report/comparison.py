@@ -60,7 +60,7 @@ def chosen_defaults(config: Config, **choices: str) -> Config:
         config: The nested config of a run.
         choices: Files to take in place of the chosen ones, such as recipe="cifar10".
     """
-    # The trainer's own default, auto, depends on the machine; the paper's is fp32.
+    # Not auto, the default on the command line: it is resolved before a config is stored.
     defaults: Config = {"trainer.precision": "32-true"}
     for group in ("model", "data", "recipe"):
         defaults |= _config_file(group, choices.get(group, config["choices"][group]))
