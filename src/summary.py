@@ -16,8 +16,7 @@ from torch import nn
 from src.cli import run_entry_point as entry
 from src.config import CONF
 from src.models.complexity import activation_bytes, multiply_adds, parameters, receptive_field
-from src.report.results import write_csv
-from src.report.results_table import markdown
+from src.tables import markdown_table, write_csv
 
 Row = dict[str, Any]
 
@@ -118,7 +117,7 @@ def nets_table(rows: Sequence[Row]) -> str:
         plain = [str(row[key]) for key in ("net", "image", "layers")]
         cost = [f"{row['activations_mb']:.1f} MB", str(row["last_map_sees"])]
         lines.append([*plain, *counts, *cost, row["where"], row["differs"]])
-    return markdown([*head, "where that differs"], lines)
+    return markdown_table([*head, "where that differs"], lines)
 
 
 def three_against_one(channels: int) -> str:

@@ -22,7 +22,7 @@ from src.data.webdataset import index_path, make_shards, read_shards
 from src.evaluate import evaluate, run_config
 from src.evaluation.weights import read_weights
 from src.export import export
-from src.report.__main__ import write
+from src.report.__main__ import write_report
 from src.report.results import read_runs
 from src.runs.run_dir import RunDir
 
@@ -68,7 +68,7 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(tiny, find, malice, 
     for tool in (evaluate_run, lambda path: export(path, tmp_path / "net.pt")):
         assert refused(tool, path).startswith(f"{last} is not a file of tensors alone")
     runs, left_out = read_runs([path])
-    write(runs, left_out, tmp_path / "report")  # reads no weights, nor does W&B
+    write_report(runs, left_out, tmp_path / "report")  # reads no weights, nor does W&B
     (path / "summary.json").unlink()
     for place in (last, previous):
         said = refused(train.run, find(*TINY, "trainer.precision=32-true"))
@@ -154,7 +154,7 @@ def test_no_secret_reaches_a_file(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("A_SECRET", secret)
     folder = tiny("logger=wandb", "logger.project=looked-for")
     runs, left_out = read_runs([folder.path])
-    write(runs, left_out, tmp_path / "report")
+    write_report(runs, left_out, tmp_path / "report")
     everything = (folder.path, tmp_path / "report")
     for text in (KEY, secret):
         assert holding(text, *everything) == []

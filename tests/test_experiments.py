@@ -8,7 +8,7 @@ from hydra import compose
 
 from src import train
 from src.benchmark.baselines import compose_run
-from src.report.results import read_csv
+from src.tables import read_csv
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 

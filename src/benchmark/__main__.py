@@ -6,7 +6,7 @@ from pathlib import Path
 
 from src.benchmark import memory, throughput
 from src.benchmark.baselines import DEVICE
-from src.report.results import read_csv, write_csv
+from src.tables import read_csv, write_csv
 from src.runs.environment import git_commit, versions
 from src.training.precision import device_name
 

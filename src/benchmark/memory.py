@@ -10,7 +10,7 @@ import torch
 from src.benchmark import baselines
 from src.benchmark.baselines import DEVICE, bare, make_net, ours
 from src.benchmark.runner import NATIVE, PRECISIONS, for_net, in_process, in_turns, rows
-from src.report.results import Row
+from src.tables import Row
 
 
 def _peak(net: str, precision: str, activation_checkpointing: bool) -> float:

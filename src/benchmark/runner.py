@@ -16,7 +16,7 @@ from typing import Any
 from hydra import initialize_config_dir
 
 from src.cli import CONF
-from src.report.results import Row
+from src.tables import Row
 from src.training.precision import resolve_precision
 
 Task = tuple[Callable[..., float], tuple[Any, ...]]

@@ -25,7 +25,7 @@ from src.benchmark.baselines import (
     ours,
 )
 from src.benchmark.runner import NATIVE, PRECISIONS, Task, for_net, in_turns, rows
-from src.report.results import Row
+from src.tables import Row
 
 PHOTOS = "data/imagenet/train"
 
