@@ -6,8 +6,8 @@ from pathlib import Path
 
 from src.benchmark import memory, throughput
 from src.benchmark.baselines import DEVICE
-from src.tables import read_csv, write_csv
 from src.runs.environment import git_commit, versions
+from src.tables import read_csv, write_csv
 from src.training.precision import device_name
 
 TRAINING = (

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from src.report.comparison import CONF, group_by
+from src.report.comparison import group_by
 from src.report.results import Run, Skipped, read_runs
 from src.report.results_table import degradation, fill_tables, results_table
+from src.runs.config_files import CONF
 from src.runs.run_dir import RunDir
 from src.tables import write_csv
 
@@ -110,9 +111,7 @@ def send_to_wandb(runs: list[Run]) -> None:
     logger = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
     project, entity = logger["project"], logger["entity"]
     finished = [run for run in runs if run.state == "finished"]
-    send_runs(
-        [(RunDir(run.path, run.config), run.row["family"]) for run in finished], project, entity
-    )
+    send_runs([RunDir(run.path, run.config) for run in finished], project, entity)
     save_workspace(project, entity)
 
 

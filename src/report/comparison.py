@@ -8,17 +8,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from src.runs.naming import flatten, identity
+from src.runs.config_files import chosen_values
+from src.runs.naming import identity_keys
 from src.tables import Row, read_csv
 
 Config = dict[str, Any]
 Item = TypeVar("Item")
 Key = TypeVar("Key", bound=Hashable)
 
-# Not from src.cli, which imports Hydra.
-CONF = Path(__file__).resolve().parents[2] / "conf"
 PAPER_RESULTS = Path(__file__).with_name("paper_results.csv")
 
 # Keys to leave out of a comparison: of the seeds of one run, of the depths of one kind of net, and
@@ -46,36 +43,9 @@ def comparison_key(config: Config, ignore: str) -> str:
     Returns:
         A letter and 11 hexadecimal digits: never read as a number from a CSV file.
     """
-    complete = identity(chosen_defaults(config) | flatten(config))
+    complete = identity_keys(config)
     kept = {key: value for key, value in sorted(complete.items()) if not re.fullmatch(ignore, key)}
     return "c" + hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:11]
-
-
-def chosen_defaults(config: Config, **choices: str) -> Config:
-    """Return the flat keys of the config files that a run chose.
-
-    They also stand in for keys that were added after the run, which behaved as their defaults do.
-
-    Args:
-        config: The nested config of a run.
-        choices: Files to take in place of the chosen ones, such as recipe="cifar10".
-    """
-    # Not auto, the default on the command line: it is resolved before a config is stored.
-    defaults: Config = {"trainer.precision": "32-true"}
-    for group in ("model", "data", "recipe"):
-        defaults |= _config_file(group, choices.get(group, config["choices"][group]))
-    return defaults
-
-
-@cache
-def _config_file(group: str, name: str) -> Config:
-    """Return the flat keys of a file of `conf` and of its bases; none if the file is gone."""
-    path = CONF / group / f"{name}.yaml"
-    own = yaml.safe_load(path.read_text()) if path.exists() else {}
-    inherited: Config = {}
-    for base in own.pop("defaults", []):
-        inherited |= _config_file(group, base)
-    return inherited | flatten({group: own})
 
 
 def changed_keys(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
@@ -83,15 +53,15 @@ def changed_keys(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
 
     Args:
         config: The nested config of a run.
-        choices: Config files to compare with instead, see `chosen_defaults`.
+        choices: Files to take in place of the chosen ones, such as recipe="cifar10".
 
     Returns:
         For each key the run's value and the default.
     """
-    defaults = chosen_defaults(config, **choices)
+    defaults = chosen_values(config["choices"] | choices)
     return {
         key: (value, defaults[key])
-        for key, value in identity(config).items()
+        for key, value in identity_keys(config).items()
         if key in defaults and value != defaults[key] and not re.fullmatch(DEPTH, key)
     }
 

@@ -8,8 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from src.report.comparison import SEED, comparison_key, departures, group_by
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
@@ -122,8 +120,8 @@ def _order(run: Run) -> tuple[Any, ...]:
 
 
 def _read_run(path: Path, skipped: Skipped) -> Run:
-    config = yaml.safe_load((path / "config.yaml").read_text())
-    run_dir = RunDir(path, config)
+    run_dir = RunDir.open(path)
+    config = run_dir.config
     metrics = _read_numbers(run_dir.metrics, skipped)
     layers = _last_evaluation(_read_numbers(run_dir.layers, skipped))
     row, summary = _config_row(path.name, config), run_dir.summary
@@ -134,7 +132,7 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
 
     run = Run(path, config, "not started", row, metrics, layers)
     if summary is not None:
-        others = filter(None, (run_dir.tested(protocol) for protocol in PROTOCOLS[1:]))
+        others = filter(None, (run_dir.evaluation(protocol) for protocol in PROTOCOLS[1:]))
         run.state = "finished"
         run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
     elif run_dir.error.exists():

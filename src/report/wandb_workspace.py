@@ -11,7 +11,7 @@ from wandb_workspaces.workspaces.internal import get_view_dict
 
 from src.report.results import BY_DEPTH, CURVES
 from src.runs.run_dir import RunDir
-from src.training.callbacks.wandb import dashboard, in_a_line, mode
+from src.training.callbacks.wandb import WandbRun, choose_mode, first_line
 
 NAME = "plain against residual"
 # W&B gives each view a random name; with a fixed one, saving again replaces the view.
@@ -20,11 +20,14 @@ VIEW = "plainvsres0"
 GROUP_BY = ("data", "family", "depth", "shortcut")
 
 
-def send_runs(runs: Iterable[tuple[RunDir, str]], project: str, entity: str | None) -> None:
-    """Send finished runs, each given with its family; rows that W&B has are not sent again."""
-    for run_dir, family in runs:
-        with dashboard(run_dir, family, run_dir.summary["depth"], project, entity):
-            pass  # opening and closing it sends all that is in the run directory
+def send_runs(runs: Iterable[RunDir], project: str, entity: str | None) -> None:
+    """Send finished runs; rows that W&B has are not sent again."""
+    for run_dir in runs:
+        summary = run_dir.summary
+        assert summary is not None, run_dir.path
+        # Opening and closing it sends all that is in the run directory.
+        with WandbRun(run_dir, depth=summary["depth"], project=project, entity=entity):
+            pass
 
 
 def make_workspace(project: str, entity: str) -> ws.Workspace:
@@ -51,10 +54,10 @@ def make_workspace(project: str, entity: str) -> ws.Workspace:
 
 def save_workspace(project: str, entity: str | None) -> None:
     """Save the workspace in W&B in place of the previous one; offline, only print how."""
-    how, why = mode()
-    if how != "online":
+    mode, reason = choose_mode()
+    if mode != "online":
         print(
-            f"W&B is {how} ({why}): run python -m src.report --wandb again to save the workspace "
+            f"W&B is {mode} ({reason}): run python -m src.report --wandb again to save the workspace "
             "once it is online"
         )
         return
@@ -68,5 +71,5 @@ def save_workspace(project: str, entity: str | None) -> None:
             view._internal_id = get_view_dict(entity, project, VIEW)["id"]  # noqa: SLF001
         view.save()
     except Exception as error:
-        sys.exit(f"W&B did not accept the workspace: {in_a_line(error)}")
+        sys.exit(f"W&B did not accept the workspace: {first_line(error)}")
     print(f"the workspace is at {view.url}")
