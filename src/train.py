@@ -1,6 +1,8 @@
 """Trains one net and tests it: `python -m src.train model=resnet56 data=cifar10`; see --help."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +14,9 @@ from src.evaluate import evaluate_run
 from src.runs.naming import run_name
 from src.runs.run_dir import RunDir
 from src.training.sweep import Job, Sweep, slots
+
+if TYPE_CHECKING:
+    from pytorch_lightning import Callback
 
 JOBS: list[Job] = []  # of a sweep, as Hydra composes one after the other
 
@@ -56,7 +61,7 @@ def find_run_dir(config: DictConfig) -> RunDir:
     return RunDir(Path(config["output_dir"]) / choices["data"] / run_name(config, defaults, choices["model"]), config)
 
 
-def run(folder: RunDir) -> None:
+def run(folder: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
     """Does what is missing of a run: trains, and tests by the protocol that its config asks for."""
     from pytorch_lightning.utilities import rank_zero_only
 
@@ -65,7 +70,7 @@ def run(folder: RunDir) -> None:
 
     with requeue_if_interrupted():
         if not folder.summary:
-            fit(folder)
+            fit(folder, callbacks)
             if rank_zero_only.rank == 0:
                 print(f"{folder.path}: {in_words(folder)}", flush=True)
         if not folder.evaluated_as_configured:

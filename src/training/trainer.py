@@ -1,13 +1,13 @@
 """Trains a net, from its last checkpoint or from the start, and writes down what came of it."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from subprocess import TimeoutExpired
 from typing import Any
 
 from hydra.utils import instantiate
-from pytorch_lightning import Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -29,7 +29,7 @@ from src.training.precision import device_name
 from src.training.synced import SyncBatchNorm
 
 
-def fit(folder: RunDir) -> None:
+def fit(folder: RunDir, callbacks: Sequence[Callback] = ()) -> None:
     """Trains, tests the final weights and writes the summary.
 
     Everything that can be wrong with a config is found before the folder is touched.
@@ -39,7 +39,7 @@ def fit(folder: RunDir) -> None:
     config, commit = folder.config, git_commit()
     split = "val" if config["data"]["val_images"] else "test"
     record = Record(folder, config["recipe"], split)
-    trainer = make_trainer(config, [Preemption(folder, record), record])
+    trainer = make_trainer(config, [Preemption(folder, record), record, *callbacks])
     step = resolve_compile(
         config["compile"], trainer.strategy.root_device, trainer.world_size, config["activation_checkpointing"]
     )
