@@ -19,15 +19,14 @@ MEASURES = {
     "memory": memory.measure_memory,
     "profile": memory.measure_profile,
 }
-ITERATIONS = {"cpu": 60, "cuda": 600}  # a few seconds of resnet20
+DEFAULT_ITERATIONS = {"cpu": 60, "cuda": 600}  # a few seconds of resnet20
 
 
 def main() -> None:
     """Run the measures named on the command line, print their rows and save them."""
     options = _parse_arguments()
-    settings = Settings(
-        options.iterations or ITERATIONS[DEVICE.type], options.repeats, options.nets
-    )
+    iterations = options.iterations or DEFAULT_ITERATIONS[DEVICE.type]
+    settings = Settings(iterations, options.repeats, options.nets)
     environment = {
         "device": device_name(DEVICE),
         "versions": " ".join(f"{name}={version}" for name, version in versions().items()),
@@ -37,9 +36,8 @@ def main() -> None:
     for name in options.measures or MEASURES:
         rows = MEASURES[name](settings)
         for row in rows:
-            print(
-                "  ".join(f"{key}={value}" for key, value in row.items() if value != ""), flush=True
-            )
+            cells = (f"{key}={value}" for key, value in row.items() if value != "")
+            print("  ".join(cells), flush=True)
         if options.out:
             save(options.out, [row | environment for row in rows])
 
@@ -49,22 +47,17 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m src.benchmark",
         description="Measures speed and memory next to the usual ways, on CIFAR-10 in data/.",
-        epilog="\n".join(["measures:", *summaries]),
+        epilog="\n".join(["measures (default: all of them):", *summaries]),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     nets = ["resnet20", "resnet56", "resnet110"]
-    add = parser.add_argument
-    add(
-        "measures",
-        nargs="*",
-        choices=MEASURES,
-        metavar="MEASURE",
-        help="default: all of those below",
-    )
-    add("--nets", nargs="+", default=nets, help=f"for step and profile (default: {' '.join(nets)})")
-    add("--iterations", type=int, help="timed iterations of resnet20 (default: 60, on a GPU 600)")
-    add("--repeats", type=int, default=3, help="rounds; the median counts (default: 3)")
-    add("-o", dest="out", type=Path, help="a CSV file; its rows of other measures are kept")
+    nets_help = f"for step and profile; eval takes the first (default: {' '.join(nets)})"
+    out_help = "a CSV file; its rows of other measures are kept"
+    parser.add_argument("measures", nargs="*", choices=MEASURES, metavar="MEASURE")
+    parser.add_argument("--nets", nargs="+", default=nets, help=nets_help)
+    parser.add_argument("--iterations", type=int, help="of resnet20 (default: 60, on a GPU 600)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("-o", dest="out", type=Path, help=out_help)
     return parser.parse_args()
 
 
