@@ -6,13 +6,9 @@ from pathlib import Path
 
 from src.benchmark import memory, throughput
 from src.benchmark.baselines import DEVICE
-<<<<<<< HEAD
-=======
 from src.benchmark.runner import Settings
-from src.tables import Row, read_csv, write_csv
->>>>>>> wt-bench
 from src.runs.environment import git_commit, versions
-from src.tables import read_csv, write_csv
+from src.tables import Row, read_csv, write_csv
 from src.training.precision import device_name
 
 MEASURES = {

@@ -36,8 +36,6 @@ CHANNEL_MEAN, CHANNEL_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PAPER_SGD = partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=1e-4)
 
 
-
-
 def make_net(net: str) -> nn.Module:
     """Return the net `model=NET`, on the device."""
     return instantiate(compose_config(f"model={net}").model, _convert_="all").to(DEVICE)
@@ -93,7 +91,7 @@ def make_bare_step(
     net: str, precision: str, cuda_graph: bool = False, activation_checkpointing: bool = False
 ) -> Callable[[], None]:
     """Return the training step alone, on one batch that is already on the device."""
-    model = make_net(net).to(memory_format=torch.channels_last)
+    model = make_net(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.activation_checkpointing = activation_checkpointing
     torch.backends.cudnn.benchmark = True
 
@@ -217,7 +215,7 @@ def lightning_module_speed(net: str, precision: str, iterations: int) -> float:
     with tempfile.TemporaryDirectory() as root:
         trainer = pl.Trainer(
             max_steps=clock.total,
-            precision=precision,
+            precision=precision,  # type: ignore[arg-type]
             default_root_dir=root,
             devices=1,
             callbacks=[TickCallback(clock)],

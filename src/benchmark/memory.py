@@ -5,16 +5,9 @@ import resource
 import torch
 from torch.profiler import ProfilerActivity
 
-<<<<<<< HEAD
-from src.benchmark import baselines
-from src.benchmark.baselines import DEVICE, bare, make_net, ours
-from src.benchmark.runner import NATIVE, PRECISIONS, for_net, in_process, in_turns, rows
-from src.tables import Row
-=======
 from src.benchmark.baselines import DEVICE, NATIVE, PRECISIONS, make_bare_step
 from src.benchmark.runner import Settings, Task, make_rows, run_rounds
 from src.tables import Row
->>>>>>> wt-bench
 
 MEMORY_NETS = (
     "resnet110",

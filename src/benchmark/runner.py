@@ -17,12 +17,7 @@ from typing import Any
 from hydra import initialize_config_dir
 
 from src.config import CONF
-<<<<<<< HEAD
 from src.tables import Row
-from src.training.precision import resolve_precision
-=======
-from src.tables import Row
->>>>>>> wt-bench
 
 COLUMNS = "measure,net,subject,precision,value,unit,src.train / this,repeats".split(",")
 # A function of this package with its arguments; both must be picklable.

@@ -17,30 +17,14 @@ from torchvision import datasets, transforms
 from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from src.benchmark import baselines
-<<<<<<< HEAD
-from src.benchmark.baselines import (
-    BATCH,
-    DEVICE,
-    Clock,
-    bare,
-    compose_config,
-    conventional,
-    lightning,
-    make_net,
-    ours,
-)
-from src.benchmark.runner import NATIVE, PRECISIONS, Task, for_net, in_turns, rows
-from src.tables import Row
-=======
 from src.benchmark.baselines import DEVICE, NATIVE, PRECISIONS, Clock, make_net
-from src.config import compose_config
 from src.benchmark.runner import Case, Settings, Task, make_rows, run_rounds, scaled_iterations
+from src.config import compose_config
 from src.data.imagenet import MEAN, STD
 from src.data.transforms import CROP_SIZE, EIGENVALUES, EIGENVECTORS
-from src.tables import Row
 from src.runs.environment import keep_freed_memory
+from src.tables import Row
 from src.tasks.classification import Classifier
->>>>>>> wt-bench
 
 TEST_IMAGES = 10_000  # of CIFAR-10
 IMAGENET_TRAIN = Path("data/imagenet/train")  # one directory of JPEG files per class
@@ -281,8 +265,13 @@ def src_train_eval_speed(net: str, precision: str) -> float:
     data_config = compose_config("data=cifar10", f"data.root={baselines.DATA_ROOT}").data
     data = instantiate(data_config, seed=0, _convert_="all")
     data.setup()
-    off = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
-    trainer, classifier = Trainer(precision=precision, **off), Classifier(make_net(net))
+    trainer = Trainer(
+        precision=precision,  # type: ignore[arg-type]
+        logger=False,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+    classifier = Classifier(make_net(net))
 
     def evaluate() -> None:
         trainer.test(classifier, datamodule=data, verbose=False)

@@ -1,12 +1,13 @@
 """What every dataset offers to training, evaluation and export."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from src.data.sampler import Batch, TrainingStream, rank_and_world_size
+from src.data.sampler import TrainingStream, rank_and_world_size
 
 
 class ImageDataModule(LightningDataModule):
@@ -41,7 +42,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size, self.iterations = batch_size, iterations
 
     def training_stream(
-        self, make_batch: Callable[[Tensor, np.random.Generator, slice], Batch]
+        self, make_batch: Callable[[Tensor, np.random.Generator, slice], Any]
     ) -> TrainingStream:
         """Return the training stream of this process, from its first iteration."""
         assert self.batch_size is not None and self.iterations is not None, "made for evaluation"

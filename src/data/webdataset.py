@@ -143,7 +143,8 @@ def scan(shard: Path) -> tuple[list[str], list[tuple[int, int, int]]]:
                 if extension.lower() in EXTENSIONS:
                     images[folder, name] = member
                 elif extension == "cls":
-                    labels[folder, name] = int(tar.extractfile(member).read())
+                    file_in_tar = tar.extractfile(member)
+                    labels[folder, name] = int(file_in_tar.read() if file_in_tar else b"")
     except (tarfile.ReadError, ValueError) as error:
         raise ValueError(
             f"{shard} is not a complete shard ({error}): download or make it again"

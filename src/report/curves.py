@@ -68,12 +68,12 @@ def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> None:
 
     # Markers at equal distances on paper, each style's at places of its own.
     every = (0.03 * (style.order % 6), 0.18) if len(held_out[0]) > 2 else None
-    marker = {"marker": style.marker, "markersize": 4, "markevery": every}
+    marker: dict[str, Any] = {"marker": style.marker, "markersize": 4, "markevery": every}
     axis.plot(*_mean(seeds, held_out), color=color, linewidth=BOLD, **marker)
 
     for run, curve in zip(seeds, held_out, strict=True):
         if run.state in END_MARKERS:
-            end = {"marker": END_MARKERS[run.state][0], "markerfacecolor": "white"}
+            end: dict[str, Any] = {"marker": END_MARKERS[run.state][0], "markerfacecolor": "white"}
             axis.plot(*curve[-1], color=color, markersize=7, zorder=3, **end)
 
 

@@ -37,9 +37,9 @@ PLOT_CONFIG = {"displaylogo": False, "modeBarButtons": [["toImage", "resetScale2
 
 def write_page(
     path: Path,
-    by_data: dict[str, Sequence[Run]],
+    by_data: Mapping[str, Sequence[Run]],
     skipped: Skipped,
-    figures: dict[str, Sequence[Path]],
+    figures: Mapping[str, Sequence[Path]],
 ) -> None:
     """Write the page of some runs.
 

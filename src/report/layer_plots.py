@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from statistics import mean, median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, net_labels, new_figure, plt
@@ -67,7 +67,7 @@ def _read_nets(runs: Sequence[Run], column: str) -> list[NetLayers]:
     """
     pairs = zip(runs, net_labels(runs), strict=True)
     having = [(run, label) for run, label in pairs if any(column in row for row in run.layers)]
-    nets = []
+    nets: list[NetLayers] = []
     for seeds in group_by(having, lambda pair: pair[0].row["config"]).values():
         run, label = seeds[0]
         furthest, last = max(_iteration(run) for run, _ in seeds), run.row["iterations"]
@@ -92,8 +92,8 @@ def _draw(axis: plt.Axes, nets: Sequence[NetLayers]) -> None:
     for style, dashes, values in nets:
         # Markers at equal distances on paper, each style's at places of its own.
         every = (0.03 * (style.order % 6), 0.12)
-        marker = {"marker": style.marker, "markersize": 4, "markevery": every}
-        line = {"color": style.color, "linestyle": dashes, "linewidth": 1.3}
+        marker: dict[str, Any] = {"marker": style.marker, "markersize": 4, "markevery": every}
+        line: dict[str, Any] = {"color": style.color, "linestyle": dashes, "linewidth": 1.3}
         axis.plot(range(1, len(values) + 1), values, **line, **marker)
 
 

@@ -73,8 +73,9 @@ def _results_line(name: str, seeds: Sequence[Row]) -> list[str]:
         return [*line, f"{row['iterations']:,}"]
 
     paper = paper_result(row)
-    comparable = paper and not row["departures"]
-    difference = f"{mean(test_errors) - paper['error']:+.2f}" if comparable else "-"
+    difference = "-"
+    if paper and not row["departures"]:
+        difference = f"{mean(test_errors) - paper['error']:+.2f}"
     return [
         *line,
         format_paper_result(paper) if paper else "-",

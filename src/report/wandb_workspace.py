@@ -32,10 +32,10 @@ def send_runs(runs: Iterable[RunDir], project: str, entity: str | None) -> None:
 
 def make_workspace(project: str, entity: str) -> ws.Workspace:
     """Make, without sending it, the workspace of the page's figures, averaged over seeds."""
-    lines = [
+    lines: list[Any] = [
         wr.LinePlot(title=title, x="iteration", y=[column]) for column, title in CURVES.items()
     ]
-    points = [
+    points: list[Any] = [
         wr.ScatterPlot(title=title, x=wr.Config("depth"), y=wr.SummaryMetric(key))
         for key, title in BY_DEPTH.items()
     ]
@@ -63,12 +63,13 @@ def save_workspace(project: str, entity: str | None) -> None:
         return
     try:
         # As for a run: the configured entity, then WANDB_ENTITY, then the user's default.
-        entity = entity or wandb.setup().settings.entity or wandb.Api().default_entity
-        view = make_workspace(project, entity)
+        settings = wandb.setup().settings
+        owner = str(entity or settings.entity or wandb.Api().default_entity)
+        view = make_workspace(project, owner)
         # The library has no public way to replace a view.
         view._internal_name = f"nw-{VIEW}-v"  # noqa: SLF001
         with suppress(ValueError):  # there is none yet
-            view._internal_id = get_view_dict(entity, project, VIEW)["id"]  # noqa: SLF001
+            view._internal_id = get_view_dict(owner, project, VIEW)["id"]  # noqa: SLF001
         view.save()
     except Exception as error:
         sys.exit(f"W&B did not accept the workspace: {first_line(error)}")

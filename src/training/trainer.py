@@ -5,8 +5,9 @@ from contextlib import nullcontext
 from typing import Any
 
 from hydra.utils import instantiate
-from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer, seed_everything
 
+from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import multiply_adds, parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
@@ -135,7 +136,7 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
     return trainer
 
 
-def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, LightningDataModule]:
+def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDataModule]:
     """Return the net with its recipe, and the data, which are not read yet.
 
     Raises:
@@ -167,7 +168,7 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, Lightni
 
 
 def describe_run(
-    config: dict[str, Any], module: Classifier, data: LightningDataModule
+    config: dict[str, Any], module: Classifier, data: ImageDataModule
 ) -> dict[str, Any]:
     """Return what the summary says of the net and the data."""
     return {
