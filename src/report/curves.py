@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from statistics import mean
+from typing import Any
 
 from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, error_limit, new_figure, plt, styles

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
+from typing import Any
 
 import wandb
 import wandb_workspaces.reports.v2 as wr
