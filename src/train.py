@@ -8,7 +8,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.cli import CONF, entry, job, resolve
-from src.evaluate import evaluate_run
 from src.runs.naming import run_name
 from src.runs.run_dir import RunDir
 from src.training.sweep import Job, Sweep, slots
@@ -60,6 +59,7 @@ def run(folder: RunDir) -> None:
     """Does what is missing of a run: trains, and tests by the protocol that its config asks for."""
     from pytorch_lightning.utilities import rank_zero_only
 
+    from src.evaluation.evaluator import evaluate_run
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
     from src.training.trainer import fit
 

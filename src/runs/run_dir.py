@@ -207,7 +207,7 @@ class RunDir:
             )
 
     def write_evaluation(self, test: dict[str, Any]) -> None:
-        """Writes down what `src.evaluate.evaluate` gave."""
+        """Writes down what `src.evaluation.evaluator.evaluate` gave."""
         self._write_json(test["protocol"], test)
 
     def finish(self, summary: dict[str, Any]) -> None:
