@@ -11,7 +11,7 @@ from src.data.photo import decode, resize
 
 
 class Reader(nn.Module):
-    """Twelve scores from an image's first pixel and mean color, so that no two views score alike."""
+    """Twelve scores from an image's first pixel and mean color, so that views score differently."""
 
     def __init__(self, weights):
         super().__init__()
