@@ -35,7 +35,7 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         callbacks: further callbacks of the Trainer, called after the run's own.
     """
     # Imported here: torch and Lightning take seconds, which --help and error messages need not.
-    from src.evaluate import evaluate_run
+    from src.evaluation.evaluator import evaluate_run
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
     from src.training.distributed import is_rank_zero
     from src.training.trainer import fit

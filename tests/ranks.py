@@ -20,7 +20,7 @@ from src.training.sweep import HEAVY
 def together(world: int, task: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What a task returns in each of `world` processes, which a trainer in it takes for its devices."""
     context = get_context("forkserver")
-    context.set_forkserver_preload([*HEAVY, "src.evaluate"])
+    context.set_forkserver_preload([*HEAVY, "src.evaluation.evaluator"])
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

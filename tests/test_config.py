@@ -19,7 +19,7 @@ from test_cli import call
 from src import train
 from src.cli import format_error, is_user_error, resolve
 from src.data.webdataset import index_path, make_shards, read_shards
-from src.evaluate import evaluate, run_config
+from src.evaluation.evaluator import evaluate, run_config
 from src.evaluation.weights import read_weights
 from src.export import export
 from src.report.__main__ import write_report
@@ -66,7 +66,7 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(tiny, find, malice, 
     for place in (last, previous):
         torch.save(state, place, _use_new_zipfile_serialization=zipped)
     for tool in (evaluate_run, lambda path: export(path, tmp_path / "net.pt")):
-        assert refused(tool, path).startswith(f"{last} is not a file of tensors alone")
+        assert refused(tool, path).startswith(f"{last} is damaged or contains more than tensors")
     runs, left_out = read_runs([path])
     write_report(runs, left_out, tmp_path / "report")  # reads no weights, nor does W&B
     (path / "summary.json").unlink()
@@ -96,7 +96,7 @@ def test_malicious_files_beside_the_run_are_refused_and_do_nothing(malice, tmp_p
         lambda: save_file({"conv1.weight": torch.zeros(1)}, weights),
     ):
         write_it()
-        assert refused(read_weights, weights).startswith(f"{weights} is not a file of tensors alone")
+        assert refused(read_weights, weights).startswith(f"{weights} is damaged or contains more than tensors")
 
     folders = make_folders(tmp_path / "folders")
     make_shards(folders, tmp_path / "shards", workers=1)

@@ -1,5 +1,6 @@
 """What every dataset offers to training, evaluation and export."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,23 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.val_images, self.seed = val_images, seed
         self.batch_size, self.iterations = batch_size, iterations
+
+    @property
+    @abstractmethod
+    def test_labels(self) -> np.ndarray:
+        """The labels of all test images in order, known after `setup`."""
+
+    def check_protocol(self, protocol: str) -> None:
+        """Check that an evaluation protocol applies to the images.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if protocol not in self.protocols:
+            raise ValueError(
+                f"protocol={protocol} does not apply to these images: "
+                f"set protocol={' or '.join(self.protocols)}"
+            )
 
     def training_stream(
         self, make_batch: Callable[[Tensor, np.random.Generator, slice], Any]

@@ -132,6 +132,11 @@ class ImageNet(ImageDataModule):
         batches = self._read_batches(images.load_center_crops, _batches(range(num_images)))
         write_mean_image(path, batches, num_images)
 
+    @property
+    def test_labels(self) -> np.ndarray:
+        """The labels of the official validation images, in order."""
+        return self.sources[1].labels
+
     def setup(self, stage: str | None = None) -> None:
         """Split the images and read the mean, once.
 

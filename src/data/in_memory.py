@@ -65,6 +65,11 @@ class ImagesInMemory(ImageDataModule):
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return training images uint8 [N, H, W, 3] and labels int64 [N], then the test set's."""
 
+    @property
+    def test_labels(self) -> np.ndarray:
+        """The labels of the test set, in order."""
+        return self.splits["test"][1].numpy()
+
     def setup(self, stage: str | None = None) -> None:
         """Read and split the images, once.
 

@@ -35,7 +35,10 @@ def activation_bytes(net: nn.Module, image: tuple[int, int, int]) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         net(torch.empty(1, *image, device="meta"))
-    return sum(storage.nbytes() for storage in kept - {weight.untyped_storage() for weight in net.parameters()})
+    return sum(
+        storage.nbytes()
+        for storage in kept - {weight.untyped_storage() for weight in net.parameters()}
+    )
 
 
 def receptive_field(net: nn.Module) -> int:

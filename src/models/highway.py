@@ -20,7 +20,12 @@ class GatedShortcut(nn.Module):
     """
 
     def __init__(
-        self, shortcut: nn.Module, in_channels: int, out_channels: int, stride: int, transform_bias: float
+        self,
+        shortcut: nn.Module,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        transform_bias: float,
     ) -> None:
         super().__init__()
         self.shortcut = shortcut
@@ -39,7 +44,13 @@ class HighwayBlock(BasicBlock):
     """
 
     def __init__(
-        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str, transform_bias: float
+        self,
+        in_channels: int,
+        width: int,
+        stride: int,
+        dilation: int,
+        shortcut: str,
+        transform_bias: float,
     ) -> None:
         super().__init__(in_channels, width, stride, dilation, shortcut)
         self.downsample = GatedShortcut(self.downsample, in_channels, width, stride, transform_bias)
@@ -50,12 +61,16 @@ class HighwayBlock(BasicBlock):
         return F.relu(self.downsample(x, y))
 
 
-def highway(n: int, shortcut: str, transform_bias: float, num_classes: int, init: str) -> ResidualNet:
+def highway(
+    n: int, shortcut: str, transform_bias: float, num_classes: int, init: str
+) -> ResidualNet:
     """The highway net of 6n+2 layers for 32x32 images, twin of `resnet(n, shortcut, ...)`.
 
     Raises ValueError if n is not 1, 2, 3, ..., the shortcut not A, B or C, or the bias above 0.
     """
     if not transform_bias <= 0:
-        raise ValueError(f"transform_bias={transform_bias} must not be above 0: a highway net starts by carrying")
+        raise ValueError(
+            f"transform_bias={transform_bias} must not be above 0: a highway net starts by carrying"
+        )
     block = partial(HighwayBlock, shortcut=checked(shortcut), transform_bias=transform_bias)
     return cifar_net(block, n, num_classes, init)

@@ -21,7 +21,9 @@ from src.models.resnet import (
 )
 
 
-def shortcut_without_norm(option: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
+def shortcut_without_norm(
+    option: str, in_channels: int, out_channels: int, stride: int
+) -> nn.Module:
     """The shortcut of one block, A, B or C; a projection is followed by no batch norm, as nothing is here."""
     shortcut = make_shortcut(option, in_channels, out_channels, stride)
     return shortcut[0] if isinstance(shortcut, nn.Sequential) else shortcut
@@ -30,9 +32,14 @@ def shortcut_without_norm(option: str, in_channels: int, out_channels: int, stri
 class PreactivationBlock(nn.Module):
     """Two 3x3 layers, [N, in_channels, H, W] -> [N, width, H/stride, W/stride] (Fig. 4e)."""
 
-    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str
+    ) -> None:
         super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), conv(in_channels, width, 3, stride, dilation)
+        self.bn1, self.conv1 = (
+            nn.BatchNorm2d(in_channels),
+            conv(in_channels, width, 3, stride, dilation),
+        )
         self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3, 1, dilation)
         self.downsample = shortcut_without_norm(shortcut, in_channels, width, stride)
         self.out_channels = width
@@ -51,7 +58,9 @@ class PreactivationBottleneck(nn.Module):
     The stride is in the first 1x1 layer.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str
+    ) -> None:
         super().__init__()
         self.out_channels = BOTTLENECK_EXPANSION * width
         self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), conv(in_channels, width, 1, stride)

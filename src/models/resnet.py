@@ -17,11 +17,18 @@ BOTTLENECK_EXPANSION = 4
 
 
 def conv(
-    in_channels: int, out_channels: int, kernel: int, stride: int = 1, dilation: int = 1, groups: int = 1
+    in_channels: int,
+    out_channels: int,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
 ) -> nn.Conv2d:
     """A convolution that keeps the size up to its stride; batch norm makes a bias pointless."""
     padding = dilation * (kernel // 2)
-    return nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
+    return nn.Conv2d(
+        in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False
+    )
 
 
 class ZeroPadShortcut(nn.Module):
@@ -41,20 +48,26 @@ class ZeroPadShortcut(nn.Module):
         return F.pad(F.avg_pool2d(x, 1, self.stride), self.padding)
 
 
-def make_shortcut(option: str | None, in_channels: int, out_channels: int, stride: int) -> nn.Module | None:
+def make_shortcut(
+    option: str | None, in_channels: int, out_channels: int, stride: int
+) -> nn.Module | None:
     """The shortcut of one block: option A, B or C (Sec. 3.3), or None in a plain net."""
     if option is None:
         return None
     unchanged = stride == 1 and in_channels == out_channels
     if option == "C" or (option == "B" and not unchanged):
-        return nn.Sequential(conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels))
+        return nn.Sequential(
+            conv(in_channels, out_channels, 1, stride), nn.BatchNorm2d(out_channels)
+        )
     return nn.Identity() if unchanged else ZeroPadShortcut(out_channels - in_channels, stride)
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 layers, [N, in_channels, H, W] -> [N, width, H/stride, W/stride] (Fig. 5, left)."""
 
-    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str | None) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str | None
+    ) -> None:
         super().__init__()
         self.conv1, self.bn1 = conv(in_channels, width, 3, stride, dilation), nn.BatchNorm2d(width)
         self.conv2, self.bn2 = conv(width, width, 3, 1, dilation), nn.BatchNorm2d(width)
@@ -91,7 +104,10 @@ class Bottleneck(nn.Module):
         inner = width * width_per_group // 64 * groups
         stride1, stride2 = (stride, 1) if stride_in_1x1 else (1, stride)
         self.conv1, self.bn1 = conv(in_channels, inner, 1, stride1), nn.BatchNorm2d(inner)
-        self.conv2, self.bn2 = conv(inner, inner, 3, stride2, dilation, groups), nn.BatchNorm2d(inner)
+        self.conv2, self.bn2 = (
+            conv(inner, inner, 3, stride2, dilation, groups),
+            nn.BatchNorm2d(inner),
+        )
         self.conv3, self.bn3 = conv(inner, self.out_channels, 1), nn.BatchNorm2d(self.out_channels)
         self.downsample = make_shortcut(shortcut, in_channels, self.out_channels, stride)
 
@@ -123,7 +139,9 @@ def checkpointed(block: nn.Module, x: Tensor) -> Tensor:
                 norm.momentum, norm.num_batches_tracked = momentum, batches
 
     contexts = nullcontext(), second_time()
-    return checkpoint(block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts)
+    return checkpoint(
+        block, x, use_reentrant=False, preserve_rng_state=False, context_fn=lambda: contexts
+    )
 
 
 class ResidualNet(nn.Module):
@@ -175,7 +193,11 @@ class ResidualNet(nn.Module):
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         for name in self.stages:
             for block in self.get_submodule(name):
-                x = checkpointed(block, x) if self.activation_checkpointing and self.training else block(x)
+                x = (
+                    checkpointed(block, x)
+                    if self.activation_checkpointing and self.training
+                    else block(x)
+                )
         return self.fc(self.final(x).mean((2, 3)))
 
     def compile(self, **options: object) -> None:
@@ -187,7 +209,9 @@ class ResidualNet(nn.Module):
     @property
     def depth(self) -> int:
         """Weighted layers on the way from image to scores; projections are not on it (Table 1)."""
-        weighted = [name for name, m in self.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+        weighted = [
+            name for name, m in self.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)
+        ]
         return sum("downsample" not in name for name in weighted)
 
 
@@ -204,7 +228,11 @@ IMAGENET_NETS = {
 
 
 def cifar_net(
-    block: Callable[[int, int, int, int], nn.Module], n: float, num_classes: int, init: str, layers: int = 6
+    block: Callable[[int, int, int, int], nn.Module],
+    n: float,
+    num_classes: int,
+    init: str,
+    layers: int = 6,
 ) -> ResidualNet:
     """Three stages of n blocks for 32x32 images, `layers` n + 2 deep (Sec. 4.2).
 
@@ -213,7 +241,9 @@ def cifar_net(
     if not isinstance(n, int | float) or n != int(n) or n < 1:
         below = max(1, int(n)) if isinstance(n, int | float) else 3
         neighbours = " and ".join(f"n={m} ({layers * m + 2} layers)" for m in (below, below + 1))
-        raise ValueError(f"n={n} does not give a depth of {layers}n+2; the nearest nets are {neighbours}")
+        raise ValueError(
+            f"n={n} does not give a depth of {layers}n+2; the nearest nets are {neighbours}"
+        )
     return ResidualNet(block, CIFAR_WIDTHS, [int(n)] * len(CIFAR_WIDTHS), num_classes, init)
 
 
@@ -231,8 +261,12 @@ def plain_imagenet(depth: int, num_classes: int, init: str) -> ResidualNet:
     """The plain net of 18 or 34 layers for 224x224 images (Sec. 4.1). Raises ValueError for another depth."""
     blocks, bottleneck = IMAGENET_NETS.get(depth, ((), True))
     if bottleneck:
-        raise ValueError(f"there is no plain net of {depth} layers for ImageNet: the paper has 18 and 34")
-    return ResidualNet(partial(BasicBlock, shortcut=None), IMAGENET_WIDTHS, blocks, num_classes, init, True)
+        raise ValueError(
+            f"there is no plain net of {depth} layers for ImageNet: the paper has 18 and 34"
+        )
+    return ResidualNet(
+        partial(BasicBlock, shortcut=None), IMAGENET_WIDTHS, blocks, num_classes, init, True
+    )
 
 
 def resnet_imagenet(
@@ -260,7 +294,9 @@ def resnet_imagenet(
     Raises ValueError for a depth or shortcut that is not there, or groups where no bottleneck is.
     """
     if depth not in IMAGENET_NETS:
-        raise ValueError(f"there is no net of {depth} layers in Table 1: it has {sorted(IMAGENET_NETS)}")
+        raise ValueError(
+            f"there is no net of {depth} layers in Table 1: it has {sorted(IMAGENET_NETS)}"
+        )
     blocks, bottleneck = IMAGENET_NETS[depth]
     block = partial(BasicBlock, shortcut=checked(shortcut))
     if bottleneck:
@@ -272,18 +308,26 @@ def resnet_imagenet(
             width_per_group=width_per_group,
         )
     elif (groups, width_per_group) != (1, 64):
-        raise ValueError(f"groups and width_per_group need bottleneck blocks; a {depth}-layer net has none")
+        raise ValueError(
+            f"groups and width_per_group need bottleneck blocks; a {depth}-layer net has none"
+        )
     net = ResidualNet(block, IMAGENET_WIDTHS, blocks, num_classes, init, True, dilate, caffe_pool)
     if zero_init_residual:
         for module in net.modules():
             if isinstance(module, BasicBlock | Bottleneck):
-                nn.init.zeros_((module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight)
+                nn.init.zeros_(
+                    (module.bn3 if isinstance(module, Bottleneck) else module.bn2).weight
+                )
     return net
 
 
 def checked(shortcut: str) -> str:
     """The shortcut option as it is. Raises ValueError if it is not A, B or C."""
     if shortcut not in ("A", "B", "C"):
-        hint = f"; did you mean {shortcut.upper()}?" if str(shortcut).upper() in ("A", "B", "C") else ""
+        hint = (
+            f"; did you mean {shortcut.upper()}?"
+            if str(shortcut).upper() in ("A", "B", "C")
+            else ""
+        )
         raise ValueError(f"shortcut {shortcut} is not one of A, B and C{hint}")
     return shortcut

@@ -80,10 +80,16 @@ class VGG(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
         if min(height, width) < self.smallest:
-            raise ValueError(f"images of {height}x{width} are too small: a VGG net takes {self.smallest} pixels a side")
+            raise ValueError(
+                f"images of {height}x{width} are too small: a VGG net takes {self.smallest} pixels a side"
+            )
         for start, end in pairwise(self.ends):
             stage = self.features[start:end]
-            x = checkpointed(stage, x) if self.activation_checkpointing and self.training else stage(x)
+            x = (
+                checkpointed(stage, x)
+                if self.activation_checkpointing and self.training
+                else stage(x)
+            )
         windows = x.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [N, channels, rows, columns, 7, 7]
         return self.classifier(windows.movedim(1, 3).flatten(3)).mean((1, 2))
 
@@ -93,7 +99,9 @@ class VGG(nn.Module):
         return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in self.modules())
 
 
-def vgg(depth: int, conv1x1: bool, batch_norm: bool, dropout: float, num_classes: int, init: str) -> VGG:
+def vgg(
+    depth: int, conv1x1: bool, batch_norm: bool, dropout: float, num_classes: int, init: str
+) -> VGG:
     """Net A, B, D or E of Table 1, by its depth of 11, 13, 16 or 19 layers, or C: 16 layers with `conv1x1`.
 
     Args:

@@ -3,6 +3,7 @@
 Read without Hydra, so that reports start at once.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -119,3 +120,32 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
         raise ValueError(f"{path} holds no config of a run")
     return unflatten(chosen_values(config["choices"]) | flatten(config))
+
+
+def check_targets(config: dict[str, Any], path: Path) -> None:
+    """Check the `_target_` values of a config from a run directory, which may come from a stranger.
+
+    Hydra calls whatever a `_target_` names, so only names that appear in `conf/` are allowed.
+
+    Raises:
+        ValueError: the net or the data of the run in `path` are built by anything else.
+    """
+    files = CONF.rglob("*.yaml")
+    allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
+    foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
+    if foreign:
+        raise ValueError(
+            f"{path / 'config.yaml'} calls {foreign[0]}, which is not allowed: "
+            "if it is your own code, name it in a file of conf/model or conf/data"
+        )
+
+
+def targets(value: Any) -> Iterator[Any]:
+    """Yield all values of `_target_` in nested dicts and lists."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value["_target_"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from targets(item)

@@ -158,11 +158,7 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDa
     schedule = instantiate(recipe["schedule"], n=n, iterations=iterations, _convert_="all")
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
     data = instantiate(config["data"], **stream, _convert_="all")
-    if config["protocol"] not in data.protocols:
-        raise ValueError(
-            f"protocol={config['protocol']} is not one of {', '.join(data.protocols)}, "
-            f"which data={config['choices']['data']} has"
-        )
+    data.check_protocol(config["protocol"])
     module = Classifier if mode == "none" else CapturedStepClassifier
     return module(net, instantiate(recipe["optimizer"]), schedule), data
 

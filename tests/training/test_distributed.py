@@ -12,13 +12,12 @@ from conftest import ROOT, TINY
 from data.images_on_disk import make_folders
 from omegaconf import OmegaConf
 from ranks import said_in_a_run, together
-from test_evaluate import counts
-from test_protocols import reader
+from reference_protocols import counts, reader
 
 from src import train
 from src.cli import CONF
-from src.data.in_memory import InMemoryEvalLoader
-from src.evaluate import evaluate
+from src.data.in_memory import Batches
+from src.evaluation.evaluator import evaluate
 from src.training.callbacks.record import Record
 from src.training.distributed import PATIENCE
 
@@ -93,7 +92,7 @@ def test_every_image_counts_once_however_many_devices_test_it(tiny, tmp_path, de
             path.unlink()
         sorted(root.glob("val/*/*"))[1].write_bytes(b"text")
         own = {"root": str(root), "normalization": "channel", "num_workers": 0, "on_bad": "skip"}
-        model = {"_target_": "test_protocols.reader", "seed": 0}
+        model = {"_target_": "reference_protocols.reader", "seed": 0}
         photos.append({"model": model, "data": data | own, "seed": 0, "weights": weights})
     asked = [(photos[0], protocol) for protocol in ("center", "10crop", "multiscale")] + [(photos[1], "center")]
     asked.append((folder.config | {"weights": folder.last_checkpoint}, "center"))
@@ -108,7 +107,7 @@ def test_every_image_counts_once_however_many_devices_test_it(tiny, tmp_path, de
 
 
 def found_on(devices, asked):
-    """What `src.evaluate` finds and prints for each of these."""
+    """What `evaluate` finds and prints for each of these."""
     found = []
     for config, protocol in asked:
         with redirect_stdout(io.StringIO()) as said:
@@ -122,13 +121,13 @@ def test_the_shares_of_the_test_images_are_all_of_them_once(monkeypatch, images)
     monkeypatch.setattr("src.data.in_memory.TEST_BATCH", 2)
     pixels, labels = torch.zeros(images, 1, 1, 3), torch.arange(images)
     for world in range(1, images + 1):
-        shares = [InMemoryEvalLoader(pixels, labels, torch.zeros(3), None, rank, world) for rank in range(world)]
+        shares = [Batches(pixels, labels, torch.zeros(3), None, rank, world) for rank in range(world)]
         of_each = [torch.cat([labels for _, labels in share]) for share in shares]
         assert torch.cat(of_each).sort().values.tolist() == list(range(images))
         assert [len(share) for share in shares] == [-(-len(of) // 2) for of in of_each]
         assert max(map(len, of_each)) - min(map(len, of_each)) <= 1
     with pytest.raises(ValueError, match=f"{images} images are too few to be tested on {images + 1} devices"):
-        InMemoryEvalLoader(pixels, labels, torch.zeros(3), None, 0, images + 1)
+        Batches(pixels, labels, torch.zeros(3), None, 0, images + 1)
 
 
 @pytest.mark.fault_injection("bad input", "a batch that does not divide among the devices")

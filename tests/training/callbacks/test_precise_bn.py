@@ -9,7 +9,7 @@ from test_train import assert_same_run, weights
 from torch import nn
 
 from src import train
-from src.evaluate import evaluate
+from src.evaluation.evaluator import evaluate
 from src.evaluation.weights import load_weights, read_weights
 from src.training.callbacks import precise_bn
 from src.training.callbacks.record import Record
