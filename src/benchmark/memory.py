@@ -37,10 +37,10 @@ def memory(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
 
 
 def _per_multiply_add(net: str, count: int) -> float:
-    from src.models.complexity import multiply_adds
+    from src.models.complexity import count_multiply_adds
 
     speed = bare(net, NATIVE, count)
-    return 1e12 / (speed * multiply_adds(make_net(net), (3, 32, 32)))
+    return 1e12 / (speed * count_multiply_adds(make_net(net), (3, 32, 32)))
 
 
 def scale(iterations: int, repeats: int, nets: list[str]) -> list[Row]:

@@ -40,7 +40,7 @@ def family(config: dict[str, Any]) -> str:
     """`plain`, `residual`, or what else a net is called: by the function that makes it."""
     function = config["model"]["_target_"].rpartition(".")[2]
     name = function.removesuffix("_imagenet").removesuffix("_bottleneck")
-    return "residual" if name == "resnet" else name
+    return {"resnet": "residual", "preact_resnet": "preactivation"}.get(name, name)
 
 
 def net_name(model: str, n: int | None) -> str:

@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.data.imagenet import ImageNet
 from src.data.in_memory import ImagesInMemory
 from src.evaluation.protocols import TestViews
-from src.models.complexity import multiply_adds, parameters
+from src.models.complexity import count_multiply_adds, count_parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
@@ -142,8 +142,8 @@ def summarize(
         "val_images": data.val_images,
         "train_images": data.train_images,
         "iterations": config["recipe"]["iterations"],
-        "parameters": parameters(classifier.net),
-        "macs": multiply_adds(classifier.net, data.image_shape),
+        "parameters": count_parameters(classifier.net),
+        "macs": count_multiply_adds(classifier.net, data.image_shape),
         "train_error": last["train/error"],
         "val_error": last.get("val/error"),
         "test_error": last["test/error"],

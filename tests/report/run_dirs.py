@@ -38,7 +38,7 @@ DATA_TARGETS = {"cifar10": "src.data.cifar10.CIFAR10", "digits": "src.data.digit
 TARGETS = {
     "plain": "src.models.resnet.plain",
     "resnet": "src.models.resnet.resnet",
-    "preactivation": "src.models.preact_resnet.preactivation",
+    "preactivation": "src.models.preact_resnet.preact_resnet",
 }
 PARAMETERS = {8: 75290, 20: 269722, 56: 853018, 110: 1727962}
 

@@ -37,7 +37,7 @@ def test_each_state_of_a_folder_is_told(tmp_path):
         ("residual.resnet", {"n": 200}, "residual", 1202),
         ("residual.resnet_imagenet", {"depth": 50}, "residual", 50),
         ("highway.highway", {"n": 9}, "highway", 56),
-        ("preactivation.preactivation_bottleneck", {"n": 18}, "preactivation", 164),
+        ("preact_resnet.preact_resnet_bottleneck", {"n": 18}, "preactivation", 164),
     ],
 )
 def test_family_and_depth_follow_from_the_config(tmp_path, target, model, family, depth):
