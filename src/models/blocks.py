@@ -9,14 +9,21 @@ BOTTLENECK_EXPANSION = 4  # the last layer of a bottleneck is four times as wide
 def conv3x3(
     in_channels: int, out_channels: int, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> nn.Conv2d:
-    """Make a padded 3x3 convolution; it has no bias, as the batch norm after it would remove it."""
+    """Make a 3x3 convolution that keeps the size up to its stride; batch norm replaces its bias."""
     return nn.Conv2d(
-        in_channels, out_channels, 3, stride, dilation, dilation, groups=groups, bias=False
+        in_channels,
+        out_channels,
+        3,
+        stride,
+        padding=dilation,
+        dilation=dilation,
+        groups=groups,
+        bias=False,
     )
 
 
 def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """Make a 1x1 convolution without a bias."""
+    """Make a 1x1 convolution; batch norm replaces its bias."""
     return nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
 
 
@@ -37,6 +44,7 @@ class ZeroPadShortcut(nn.Module):
         self.padding = (0, 0, 0, 0, new_channels // 2, new_channels - new_channels // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the shortcut's part of the block's output."""
         # Average pooling over one pixel equals x[:, :, ::stride, ::stride], but its gradient stays
         # in channels-last memory order. Slicing would slow a ResNet-20 step on a CPU by 15%.
         return F.pad(F.avg_pool2d(x, 1, self.stride), self.padding)
@@ -88,6 +96,7 @@ class BasicBlock(nn.Module):
         self.out_channels = width
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         if self.downsample is not None:
@@ -127,6 +136,7 @@ class Bottleneck(nn.Module):
         self.downsample = make_shortcut(shortcut, in_channels, self.out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = F.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))

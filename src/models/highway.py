@@ -43,6 +43,7 @@ class GatedShortcut(nn.Module):
         nn.init.constant_(self.gate.bias, transform_bias)
 
     def forward(self, x: Tensor, branch: Tensor) -> Tensor:
+        """Mix the shortcut of `x` and the branch, both [N, out_channels, H/stride, W/stride]."""
         return torch.lerp(self.shortcut(x), branch, self.gate(x).sigmoid())
 
 
@@ -63,11 +64,11 @@ class HighwayBlock(BasicBlock):
         transform_bias: float,
     ) -> None:
         super().__init__(in_channels, width, stride, dilation, shortcut)
-        # Below `downsample`, where gates count as little as projections for depth and receptive
-        # field.
+        # Below `downsample`, as projections: `depth` and `receptive_field` leave those out.
         self.downsample = GatedShortcut(self.downsample, in_channels, width, stride, transform_bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return F.relu(self.downsample(x, y))

@@ -47,6 +47,7 @@ class PreActBlock(nn.Module):
         self.out_channels = width
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         y = F.relu(self.bn1(x))
         # As in the authors' code, a shortcut that is not the identity takes the activated input.
         shortcut = x if isinstance(self.downsample, nn.Identity) else self.downsample(y)
@@ -75,6 +76,7 @@ class PreActBottleneck(nn.Module):
         self.downsample = make_preact_shortcut(shortcut, in_channels, self.out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         y = F.relu(self.bn1(x))
         shortcut = x if isinstance(self.downsample, nn.Identity) else self.downsample(y)
         y = self.conv1(y)

@@ -32,8 +32,9 @@ BlockFactory = Callable[[int, int, int, int], nn.Module]
 class ResidualNet(nn.Module):
     """Images [N, 3, H, W] to class scores [N, num_classes], in stages of blocks.
 
-    Every stage after the first halves height and width. Set the attribute `activation_checkpointing`
-    to compute the activations inside the blocks twice instead of keeping them in training.
+    Every stage after the first halves height and width. With the attribute
+    `activation_checkpointing` set, training computes the activations inside the blocks a second
+    time instead of keeping them.
 
     Args:
         make_block: Makes one block, plain or residual.
@@ -87,6 +88,7 @@ class ResidualNet(nn.Module):
         initialize_he(self, init)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the class scores."""
         x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
         checkpointing = self.activation_checkpointing and self.training
         for block in self.blocks():
@@ -155,7 +157,7 @@ def plain(n: int, num_classes: int, init: str) -> ResidualNet:
 
 
 def resnet(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
-    """Make the residual net of 6n+2 layers for 32x32 images (Sec. 4.2), with shortcuts A, B or C."""
+    """Make the residual net of 6n+2 layers for 32x32 images (Sec. 4.2)."""
     validate_shortcut(shortcut)
     return cifar_net(partial(BasicBlock, shortcut=shortcut), n, num_classes, init)
 

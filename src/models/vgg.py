@@ -27,14 +27,16 @@ INITS = {
 
 
 class VGG(nn.Module):
-    """Images [N, 3, H, W] to class scores [N, num_classes]: stages of convolutions, three fc layers.
+    """Images [N, 3, H, W] to class scores [N, num_classes]: pooled stages, then three fc layers.
 
-    Each stage ends in max pooling. Images larger than 224x224 are tested densely (Sec. 3.2): the fc
-    layers take each 7x7 window of the last map, as one 7x7 and two 1x1 convolutions would, and the
-    scores of all windows are averaged. (torchvision pools the map of a larger image to 7x7.) A
-    `ResidualNet` needs nothing for dense testing: its one fc layer is linear, so it can follow the
-    average over positions. Set the attribute `activation_checkpointing` to compute the activations
-    inside the stages twice instead of keeping them in training.
+    Images larger than 224x224 are tested densely (Sec. 3.2): the fc layers take each 7x7 window of
+    the last map, as one 7x7 and two 1x1 convolutions would, and the scores of all windows are
+    averaged. (torchvision instead pools the map of a larger image to 7x7.) A `ResidualNet` tests
+    densely as it is, because its one fc layer is linear: scoring the average of all positions
+    equals averaging the scores of all positions.
+
+    With the attribute `activation_checkpointing` set, training computes the activations inside the
+    stages a second time instead of keeping them.
 
     Args:
         kernels: For each stage, the kernel sizes of its convolutions.
@@ -92,6 +94,7 @@ class VGG(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the class scores."""
         height, width = x.shape[2:]
         if min(height, width) < self.min_image_size:
             raise ValueError(
