@@ -64,9 +64,8 @@ def test_closed_gates_leave_the_first_layer_and_the_classifier():
     set_gates(net, 0, -200)
     images = torch.randn(4, 3, 16, 16)
     x = net.bn1(net.conv1(images)).relu()[:, :, ::4, ::4].mean((2, 3))
-    expected = (
-        net.fc.bias + x @ net.fc.weight[:, 24:40].T
-    )  # the shortcuts pad 8 and 16 channels before
+    # The two padding shortcuts put 8 and 16 zero channels before the 16 of the first layer.
+    expected = net.fc.bias + x @ net.fc.weight[:, 24:40].T
     torch.testing.assert_close(net(images), expected)
 
 
@@ -89,10 +88,7 @@ def test_the_gate_has_a_value_for_each_channel_and_pixel():
     x, branch = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
     y = shortcut(x, branch)
     for image, channel, row, column in ((0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 3)):
-        logit = (
-            sum(shortcut.gate.weight[channel, i, 0, 0] * x[image, i, row, column] for i in range(3))
-            - 1
-        )
+        logit = -1 + shortcut.gate.weight[channel, :, 0, 0] @ x[image, :, row, column]
         transform = 1 / (1 + torch.exp(-logit))
         at = (image, channel, row, column)
         torch.testing.assert_close(y[at], branch[at] * transform + x[at] * (1 - transform))
