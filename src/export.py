@@ -143,6 +143,7 @@ def write_onnx(
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )
+    assert program is not None
     program.model.metadata_props.update(_as_text(metadata))
     atomic_write(out, lambda file: file.write(program.model_proto.SerializeToString()))
 

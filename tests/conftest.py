@@ -10,7 +10,7 @@ from hydra import initialize_config_dir
 
 from src import train
 from src.benchmark.baselines import compose_run
-from src.cli import CONF
+from src.config import CONF
 from src.runs.run_dir import RunDir
 from src.training.callbacks.record import Record
 

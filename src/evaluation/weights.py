@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,10 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            content: Any = load_file(path)
         else:
             # Unpickling can run any code; weights_only refuses everything but tensors and the like.
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"{path} needs the package safetensors: {INSTALL_EXPORT_PACKAGES}"
@@ -43,7 +44,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
             f"{writer}"
         ) from error
 
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
     # DataParallel prepends `module.` to the names, our LightningModule `net.`.
     state = {re.sub(r"^(module\.|net\.)+", "", str(key)): value for key, value in state.items()}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):

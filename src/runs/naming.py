@@ -76,4 +76,4 @@ def family(config: dict[str, Any]) -> str:
     """Return `plain`, `residual` or another kind of net, by the function that builds it."""
     function = config["model"]["_target_"].rpartition(".")[2]
     name = function.removesuffix("_imagenet").removesuffix("_bottleneck")
-    return "residual" if name == "resnet" else name
+    return {"resnet": "residual", "preact_resnet": "preactivation"}.get(name, name)

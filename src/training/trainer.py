@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from pytorch_lightning import Callback, Trainer, seed_everything
 
 from src.data.image_datamodule import ImageDataModule
-from src.models.complexity import multiply_adds, parameters
+from src.models.complexity import count_multiply_adds, count_parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
@@ -177,8 +177,8 @@ def describe_run(
         "val_images": data.val_images,
         "train_images": data.train_images,
         "iterations": config["recipe"]["iterations"],
-        "parameters": parameters(module.net),
-        "macs": multiply_adds(module.net, data.image_shape),
+        "parameters": count_parameters(module.net),
+        "macs": count_multiply_adds(module.net, data.image_shape),
     }
 
 

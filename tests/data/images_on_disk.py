@@ -9,7 +9,7 @@ from conftest import ROOT
 from omegaconf import OmegaConf
 from PIL import Image
 
-from src.cli import CONF
+from src.config import CONF
 from src.data.imagenet import ImageNet
 
 SAMPLE = ROOT.parent / "shared" / "imagenet-sample"

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning import Trainer
 
-from src.cli import CONF
+from src.config import CONF
 from src.data.imagenet import MEAN, STD
 from src.data.webdataset import make_shards
 from src.tasks.classification import Classifier

@@ -14,9 +14,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.config import CONF
+from src.data import transforms
 from src.data.image_reader import decode_image
 from src.data.imagenet import MEAN, STD
-from src.data.transforms import center_crop, resize
+from src.data.transforms import resize
 from src.evaluation.ensemble import NormalizedNet
 from src.evaluation.protocols import center_crop, multi_scale, ten_crops
 from src.evaluation.weights import load_weights, read_weights
@@ -319,7 +320,7 @@ def test_the_config_of_the_authors_released_net_gives_its_scores(tmp_path):
     normalized_net = NormalizedNet(net, data.mean, data.std, data.bgr)
 
     image = decode_image(np.fromfile(sorted(root.glob("val/*/*"))[-1], np.uint8))
-    for view, own_mean in ((center_crop(image), mean), (image[:, :300, :271], mean.mean((0, 1)))):
+    for view, own_mean in ((transforms.center_crop(image), mean), (image[:, :300, :271], mean.mean((0, 1)))):
         pixels = view[None].permute(0, 2, 3, 1)
         bgr = torch.from_numpy(pixels.numpy()[..., ::-1] - own_mean).permute(0, 3, 1, 2)
         expected = authors_scores(state, bgr)

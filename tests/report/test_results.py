@@ -43,7 +43,7 @@ def test_the_state_of_a_run_follows_from_its_files(tmp_path):
         ("resnet.resnet", {"n": 200}, "residual", 1202),
         ("resnet.resnet_imagenet", {"depth": 50}, "residual", 50),
         ("highway.highway", {"n": 9}, "highway", 56),
-        ("preact_resnet.preactivation_bottleneck", {"n": 18}, "preactivation", 164),
+        ("preact_resnet.preact_resnet_bottleneck", {"n": 18}, "preactivation", 164),
     ],
 )
 def test_family_and_depth_follow_from_the_config(tmp_path, function, model, family, depth):

@@ -15,7 +15,7 @@ from ranks import said_in_a_run, together
 from reference_protocols import counts, reader
 
 from src import train
-from src.cli import CONF
+from src.config import CONF
 from src.data.in_memory import Batches
 from src.evaluation.evaluator import evaluate
 from src.training.callbacks.record import Record

@@ -12,7 +12,7 @@ import yaml
 from conftest import ROOT
 from fake_wandb_server import KEY, Offline
 
-from src.cli import CONF
+from src.config import CONF
 from src.training.callbacks import wandb as module
 from src.training.callbacks.wandb import dashboard, flat_config, mode, run_id
 
