@@ -45,7 +45,11 @@ class InterruptibleRun:
         before: Callable[[], object] | None = None,
         **setting: str,
     ) -> None:
-        self.log, self.doing, self.lines = log, forked.RawValue("i", 0), forked.RawArray("i", len(ALL))
+        self.log, self.doing, self.lines = (
+            log,
+            forked.RawValue("i", 0),
+            forked.RawArray("i", len(ALL)),
+        )
         self.here, there = forked.Pipe()
         arguments = (folder, log, before, setting, stop, self.doing, self.lines, there)
         self.process = forked.Process(target=live, args=arguments, daemon=True)
@@ -82,7 +86,13 @@ class InterruptibleRun:
 class Follower:
     """Notes what a run does and how many lines of `src` that takes, and stops it where it should be stopped."""
 
-    def __init__(self, stop: tuple[str, int, int] | None, doing: Any, lines: Any, there: connection.Connection) -> None:
+    def __init__(
+        self,
+        stop: tuple[str, int, int] | None,
+        doing: Any,
+        lines: Any,
+        there: connection.Connection,
+    ) -> None:
         self.at, self.doing, self.lines, self.there = stop, doing, lines, there
         self.times = [0] * len(ALL)
 
@@ -140,7 +150,11 @@ class Follower:
 
 
 def live(
-    folder: RunDir, log: Path, before: Callable[[], object] | None, setting: dict[str, str], *of_stop: Any
+    folder: RunDir,
+    log: Path,
+    before: Callable[[], object] | None,
+    setting: dict[str, str],
+    *of_stop: Any,
 ) -> None:
     """The life of an interruptible_run's process, in which the run is as `python -m src.train` has it."""
     os.environ.update(setting)
@@ -149,13 +163,13 @@ def live(
         os.dup2(file.fileno(), 2)
     import torch
     from pytorch_lightning import Trainer
+    from src.training.callbacks.record import Record
     from tqdm import tqdm
 
     from src import train
     from src.cli import entry
     from src.tasks.classification import Classifier
     from src.training import checkpoint_io, trainer
-    from src.training.callbacks.record import Record
 
     torch.set_num_threads(1)
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind

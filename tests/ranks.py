@@ -30,7 +30,12 @@ def together(world: int, task: Callable[..., Any], *arguments: Any) -> list[Any]
 
 
 def _as_one_of(rank: int, port: int, task: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+    }
     import torch
 
     torch.set_num_threads(1)

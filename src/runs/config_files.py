@@ -27,6 +27,11 @@ RENAMED_KEYS = {
 }
 
 
+def with_present_names(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return flat keys under their present names."""
+    return {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
+
+
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Turn {"recipe": {"iterations": 1}} into {"recipe.iterations": 1}; lists are values."""
     flat: dict[str, Any] = {}
@@ -58,7 +63,9 @@ def file_defaults(group: str, name: str) -> dict[str, Any]:
     Keys that refer to others, such as `n: ${n}`, are left out: they are no defaults of their own.
     """
     path = CONF / group / f"{name}.yaml"
-    own = yaml.safe_load(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    own = yaml.safe_load(path.read_text())
     inherited: dict[str, Any] = {}
     for base in own.pop("defaults", []):
         inherited |= file_defaults(group, base)
@@ -106,7 +113,7 @@ def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the config in a config.yaml, with the present default for each key that it lacks.
+    """Return the config in a config.yaml: renamed keys under their present names, and defaults for those it lacks.
 
     Raises:
         ValueError: the file was written by version 0.1, or holds no config.
@@ -119,7 +126,7 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
         raise ValueError(f"{path} holds no config of a run")
-    return unflatten(chosen_values(config["choices"]) | flatten(config))
+    return unflatten(chosen_values(config["choices"]) | with_present_names(flatten(config)))
 
 
 def check_targets(config: dict[str, Any], path: Path) -> None:

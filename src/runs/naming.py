@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from src.runs.config_files import RENAMED_KEYS, chosen_values, flatten
+from src.runs.config_files import chosen_values, flatten
 
 # Where, how fast and in how much memory a run is executed is not part of its identity; precision
 # is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
@@ -16,9 +16,8 @@ EXECUTION_KEYS = re.compile(
 
 
 def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat keys of a config that can change a result, under their present names."""
-    flat = {RENAMED_KEYS.get(key, key): value for key, value in flatten(config).items()}
-    return {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
+    """Return the flat keys of a config that can change a run's result."""
+    return {k: v for k, v in flatten(config).items() if not EXECUTION_KEYS.fullmatch(k)}
 
 
 def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,12 @@ from typing import Any, Self, TextIO
 import yaml
 
 from src.runs.atomic_io import append_rows, atomic_write, sync_to_disk, truncate_rows, writing
-from src.runs.config_files import defaults_of, read_config, without_implied_targets
+from src.runs.config_files import (
+    defaults_of,
+    read_config,
+    with_present_names,
+    without_implied_targets,
+)
 from src.runs.naming import differences, run_key
 
 LAYER_COLUMNS = ("iteration", "layer", "gradient", "response")
@@ -187,7 +192,7 @@ class RunDir:
         Raises:
             ValueError: they differ; `what` begins the message.
         """
-        changes = differences(stored, self.key, self.defaults)
+        changes = differences(with_present_names(stored), self.key, self.defaults)
         if changes:
             raise ValueError(f"{what} with another config ({changes}): move that directory away")
 

@@ -169,7 +169,9 @@ def test_each_net_of_an_ensemble_gets_its_channels_in_its_own_order(tmp_path, mo
 def test_a_protocol_that_does_not_apply_to_the_data_is_refused(find):
     run_dir = find("n=1")
     random_run(run_dir)
-    with pytest.raises(ValueError, match="10crop does not apply to these images: set protocol=center"):
+    with pytest.raises(
+        ValueError, match="10crop does not apply to these images: set protocol=center"
+    ):
         evaluate([run_config(run_dir)], CPU, "10crop", "title")
     with pytest.raises(ValueError, match="10crops is not one of center, 10crop, multiscale"):
         evaluate([run_config(run_dir)], CPU, "10crops", "title")

@@ -320,7 +320,10 @@ def test_the_config_of_the_authors_released_net_gives_its_scores(tmp_path):
     normalized_net = NormalizedNet(net, data.mean, data.std, data.bgr)
 
     image = decode_image(np.fromfile(sorted(root.glob("val/*/*"))[-1], np.uint8))
-    for view, own_mean in ((transforms.center_crop(image), mean), (image[:, :300, :271], mean.mean((0, 1)))):
+    for view, own_mean in (
+        (transforms.center_crop(image), mean),
+        (image[:, :300, :271], mean.mean((0, 1))),
+    ):
         pixels = view[None].permute(0, 2, 3, 1)
         bgr = torch.from_numpy(pixels.numpy()[..., ::-1] - own_mean).permute(0, 3, 1, 2)
         expected = authors_scores(state, bgr)

@@ -13,19 +13,25 @@ from data.images_on_disk import make_folders
 from omegaconf import OmegaConf
 from ranks import said_in_a_run, together
 from reference_protocols import counts, reader
+from src.training.callbacks.record import Record
 
 from src import train
 from src.config import CONF
 from src.data.in_memory import Batches
 from src.evaluation.evaluator import evaluate
-from src.training.callbacks.record import Record
 from src.training.distributed import PATIENCE
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
-SHARED = ["trainer.accelerator=cpu", "trainer.precision=32-true", "recipe.batch_size=126"]  # goes into 2 and into 3
+SHARED = [
+    "trainer.accelerator=cpu",
+    "trainer.precision=32-true",
+    "recipe.batch_size=126",
+]  # goes into 2 and into 3
 
 
-@pytest.mark.fault_injection("processes", "errors of a run on 2 and 3 devices against those of its checkpoint on one")
+@pytest.mark.fault_injection(
+    "processes", "errors of a run on 2 and 3 devices against those of its checkpoint on one"
+)
 @pytest.mark.parametrize(("devices", "images"), [(2, ()), (3, ("data.test_images=499",))])
 def test_a_run_is_tested_as_its_checkpoint_is_by_one_process(find, monkeypatch, devices, images):
     """500 and 499 images in batches of 64; each process has batch norm statistics of its own until it tests."""
@@ -40,7 +46,9 @@ def test_a_run_is_tested_as_its_checkpoint_is_by_one_process(find, monkeypatch, 
     assert 100 * mistakes_top5 / count == folder.summary["test_error_top5"]
     assert [row["lr"] for row in folder.rows()] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.001])
     # 126 images a step: the errors of the last two of eight iterations are out of 252.
-    assert (folder.summary["train_error"] * 252 / 100) == pytest.approx(round(folder.summary["train_error"] * 2.52))
+    assert (folder.summary["train_error"] * 252 / 100) == pytest.approx(
+        round(folder.summary["train_error"] * 2.52)
+    )
 
 
 def said_in_small_batches(folder):
@@ -50,9 +58,17 @@ def said_in_small_batches(folder):
     return said_in_a_run(folder)
 
 
-@pytest.mark.fault_injection("processes", "a run on two devices killed and gone on with, against one that was not")
+@pytest.mark.fault_injection(
+    "processes", "a run on two devices killed and gone on with, against one that was not"
+)
 def test_a_run_on_two_devices_goes_on_with_the_same_bits(find, tmp_path):
-    overrides = [*TINY[:1], *SHARED, "trainer.devices=2", "recipe.iterations=24", "recipe.eval_every=20"]
+    overrides = [
+        *TINY[:1],
+        *SHARED,
+        "trainer.devices=2",
+        "recipe.iterations=24",
+        "recipe.eval_every=20",
+    ]
     overrides += ["recipe.log_every=1", "recipe.checkpoint_every=3", "recipe.schedule.lr=0.01"]
     whole, folder = find(*overrides, f"output_dir={tmp_path}/whole"), find(*overrides)
     together(2, said_in_a_run, whole)
@@ -61,7 +77,9 @@ def test_a_run_on_two_devices_goes_on_with_the_same_bits(find, tmp_path):
     assert "goes on at iteration 3 of 24" in together(2, said_in_a_run, folder)[0]
     assert folder.metrics.read_bytes() == whole.metrics.read_bytes()
     assert folder.layers.read_bytes() == whole.layers.read_bytes()
-    ours, theirs = (torch.load(f.last_checkpoint, weights_only=True)["state_dict"] for f in (folder, whole))
+    ours, theirs = (
+        torch.load(f.last_checkpoint, weights_only=True)["state_dict"] for f in (folder, whole)
+    )
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
@@ -78,12 +96,19 @@ def stopped_at_5(folder):
     train.run(folder)
 
 
-@pytest.mark.fault_injection("processes", "every test image counted once on 2 and 3 devices, by each protocol")
+@pytest.mark.fault_injection(
+    "processes", "every test image counted once on 2 and 3 devices, by each protocol"
+)
 @pytest.mark.parametrize("devices", [2, 3])
-def test_every_image_counts_once_however_many_devices_test_it(tiny, tmp_path, devices, record_property):
+def test_every_image_counts_once_however_many_devices_test_it(
+    tiny, tmp_path, devices, record_property
+):
     """500 digits; seven photos, one of which cannot be read; three, so that one process can read none."""
     folder = tiny()
-    weights, data = tmp_path / "reader.pt", OmegaConf.to_container(OmegaConf.load(CONF / "data" / "imagenet.yaml"))
+    weights, data = (
+        tmp_path / "reader.pt",
+        OmegaConf.to_container(OmegaConf.load(CONF / "data" / "imagenet.yaml")),
+    )
     torch.save(reader(0).state_dict(), weights)
     photos = []
     for count, each in ((7, 3), (3, 1)):
@@ -94,7 +119,9 @@ def test_every_image_counts_once_however_many_devices_test_it(tiny, tmp_path, de
         own = {"root": str(root), "normalization": "channel", "num_workers": 0, "on_bad": "skip"}
         model = {"_target_": "reference_protocols.reader", "seed": 0}
         photos.append({"model": model, "data": data | own, "seed": 0, "weights": weights})
-    asked = [(photos[0], protocol) for protocol in ("center", "10crop", "multiscale")] + [(photos[1], "center")]
+    asked = [(photos[0], protocol) for protocol in ("center", "10crop", "multiscale")] + [
+        (photos[1], "center")
+    ]
     asked.append((folder.config | {"weights": folder.last_checkpoint}, "center"))
     record_property("tried", len(asked))
     alone = found_on(1, asked)
@@ -121,20 +148,28 @@ def test_the_shares_of_the_test_images_are_all_of_them_once(monkeypatch, images)
     monkeypatch.setattr("src.data.in_memory.TEST_BATCH", 2)
     pixels, labels = torch.zeros(images, 1, 1, 3), torch.arange(images)
     for world in range(1, images + 1):
-        shares = [Batches(pixels, labels, torch.zeros(3), None, rank, world) for rank in range(world)]
+        shares = [
+            Batches(pixels, labels, torch.zeros(3), None, rank, world) for rank in range(world)
+        ]
         of_each = [torch.cat([labels for _, labels in share]) for share in shares]
         assert torch.cat(of_each).sort().values.tolist() == list(range(images))
         assert [len(share) for share in shares] == [-(-len(of) // 2) for of in of_each]
         assert max(map(len, of_each)) - min(map(len, of_each)) <= 1
-    with pytest.raises(ValueError, match=f"{images} images are too few to be tested on {images + 1} devices"):
+    with pytest.raises(
+        ValueError, match=f"{images} images are too few to be tested on {images + 1} devices"
+    ):
         Batches(pixels, labels, torch.zeros(3), None, 0, images + 1)
 
 
 @pytest.mark.fault_injection("bad input", "a batch that does not divide among the devices")
 @pytest.mark.parametrize(("devices", "batch"), [(2, 127), (3, 128), (3, 2)])
 def test_a_batch_that_does_not_divide_is_refused_before_there_is_a_folder(find, devices, batch):
-    folder = find(f"recipe.batch_size={batch}", f"trainer.devices={devices}", "trainer.accelerator=cpu")
-    with pytest.raises(ValueError, match=f"batch_size={batch} .* must be a multiple of {devices}, their number"):
+    folder = find(
+        f"recipe.batch_size={batch}", f"trainer.devices={devices}", "trainer.accelerator=cpu"
+    )
+    with pytest.raises(
+        ValueError, match=f"batch_size={batch} .* must be a multiple of {devices}, their number"
+    ):
         train.run(folder)
     assert not folder.path.exists()
 
@@ -157,7 +192,14 @@ def test_a_process_that_hangs_ends_the_run_with_that_said_and_is_ended(tmp_path)
         "Record.on_train_batch_start = hang\n"
         "entry(train.main_or_sweep)\n"
     )
-    command = [sys.executable, script, *TINY, *SHARED, "trainer.devices=2", f"output_dir={tmp_path}/runs"]
+    command = [
+        sys.executable,
+        script,
+        *TINY,
+        *SHARED,
+        "trainer.devices=2",
+        f"output_dir={tmp_path}/runs",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
@@ -166,6 +208,8 @@ def test_a_process_that_hangs_ends_the_run_with_that_said_and_is_ended(tmp_path)
     assert (folder / "error.txt").read_text() == last
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
     assert PATIENCE.total_seconds() < 60
-    (process,) = (line.split()[1] for line in done.stdout.splitlines() if line.startswith("process"))
+    (process,) = (
+        line.split()[1] for line in done.stdout.splitlines() if line.startswith("process")
+    )
     status = Path(f"/proc/{process}/status")
     assert not status.exists() or "zombie" in status.read_text()

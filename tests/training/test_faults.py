@@ -16,18 +16,20 @@ import torch
 from conftest import TINY, Killed
 from data.images_on_disk import make_folders
 from interruptible_run import InterruptibleRun
+from src.training.callbacks.record import Record
 from test_kills import assert_nothing_lost_and_nothing_wrong, reached
 
 from src import train
 from src.benchmark.baselines import compose_run
 from src.runs.run_dir import RunDir
-from src.training.callbacks.record import Record
 
 HERE = Path.cwd()
 
 
 def tiny_below(place: Path) -> RunDir:
-    return train.find_run_dir(compose_run(f"output_dir={place}", *TINY, "trainer.precision=32-true"))
+    return train.find_run_dir(
+        compose_run(f"output_dir={place}", *TINY, "trainer.precision=32-true")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,9 @@ class Disk:
         place.mkdir()
         self.place = place
         hold = f"mount -t tmpfs -o size=64m tmpfs '{place}' && echo mounted && exec sleep 1000"
-        self.holder = subprocess.Popen(["unshare", "-rm", "sh", "-c", hold], stdout=subprocess.PIPE, text=True)
+        self.holder = subprocess.Popen(
+            ["unshare", "-rm", "sh", "-c", hold], stdout=subprocess.PIPE, text=True
+        )
         self.there = self.holder.stdout.readline() == "mounted\n"
 
     def seen(self, folder: RunDir) -> RunDir:
@@ -92,7 +96,9 @@ class Tried:
         return process
 
     def finishes(self) -> None:
-        assert InterruptibleRun(self.folder, self.log, None, self.before).end() == 0, self.log.read_text()
+        assert InterruptibleRun(self.folder, self.log, None, self.before).end() == 0, (
+            self.log.read_text()
+        )
 
     def fails(self, process: InterruptibleRun | None = None) -> str:
         """What a process says last, which is let go on; a new one if none is given."""
@@ -133,7 +139,10 @@ def test_a_full_disk_while_a_checkpoint_is_written(whole, disk, on_disk):
 
 def fill(folder: Path) -> Path:
     """A file that takes all the room there is."""
-    with pytest.raises(OSError, match="No space"), open(folder / "filler", "wb", buffering=0) as file:
+    with (
+        pytest.raises(OSError, match="No space"),
+        open(folder / "filler", "wb", buffering=0) as file,
+    ):
         while True:
             file.write(bytes(4096))
     return folder / "filler"
@@ -163,9 +172,7 @@ def test_a_full_disk_while_a_row_is_written(whole, disk, on_disk):
 
 @pytest.mark.fault_injection("fault", "a read-only folder")
 def test_a_read_only_folder(whole, disk, on_disk):
-    answer = (
-        "(Read-only file system): make that place writable, or say another with output_dir=FOLDER; the same command"
-    )
+    answer = "(Read-only file system): make that place writable, or say another with output_dir=FOLDER; the same command"
     disk.remount("ro")
     assert on_disk.fails().startswith(f"FOLDER cannot be written {answer}")
     disk.remount("rw")
@@ -215,7 +222,9 @@ def test_a_run_folder_that_is_removed(whole, tried, begun_anew):
     assert_nothing_lost_and_nothing_wrong(whole, folder)
 
 
-@pytest.mark.fault_injection("fault", "metrics.csv removed while the run goes on, or before it goes on")
+@pytest.mark.fault_injection(
+    "fault", "metrics.csv removed while the run goes on, or before it goes on"
+)
 def test_rows_that_are_removed(whole, tried):
     """Never does the file begin in its middle."""
     interruptible_run, folder = tried.to("training", 4, 0), tried.folder
@@ -257,7 +266,9 @@ def test_a_data_folder_that_is_gone_between_two_attempts(find, tmp_path, monkeyp
         train.run(folder)
     kept = folder.last_checkpoint.read_bytes()
     root.rename(tmp_path / "away")
-    with pytest.raises(FileNotFoundError, match=f"there is no folder {root}/train: name with data.root="):
+    with pytest.raises(
+        FileNotFoundError, match=f"there is no folder {root}/train: name with data.root="
+    ):
         train.run(folder)
     assert folder.last_checkpoint.read_bytes() == kept and reached(folder) == 3
     (tmp_path / "away").rename(root)
@@ -267,7 +278,9 @@ def test_a_data_folder_that_is_gone_between_two_attempts(find, tmp_path, monkeyp
 
 @pytest.mark.fault_injection("fault", "a weight that is not finite")
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
-def test_a_weight_that_is_not_finite_reaches_no_checkpoint(tiny, find, tmp_path, monkeypatch, value):
+def test_a_weight_that_is_not_finite_reaches_no_checkpoint(
+    tiny, find, tmp_path, monkeypatch, value
+):
     """At iteration 4, after its loss is measured."""
     end = Record.on_train_batch_end
 

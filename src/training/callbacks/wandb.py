@@ -103,7 +103,7 @@ class WandbRun(Callback):
 
     def _send_new_row(self) -> None:
         if self.metrics and self.metrics.written > self.last_sent:
-            self.log(self.metrics.row)
+            self.send(self.metrics.row)
 
     def start(self) -> None:
         """Start or resume the W&B run, with the rows that metrics.csv has."""
@@ -128,7 +128,7 @@ class WandbRun(Callback):
         if run.resumed:
             self.last_sent = run.summary.get("iteration", 0)
         for row in self.run_dir.rows():
-            self.log(row)
+            self.send(row)
 
     def _start_online(self) -> "tuple[wandb.Run | None, str]":
         """Return the run, or None and the reason if the server refuses it, as for its key."""
@@ -184,8 +184,11 @@ class WandbRun(Callback):
             ),
         )
 
-    def log(self, row: dict[str, float]) -> None:
-        """Send a row of metrics.csv, unless W&B has it already."""
+    def send(self, row: dict[str, float]) -> None:
+        """Send a row of metrics.csv, unless W&B has it already.
+
+        Not named `log`: Lightning sets that attribute of every callback to the LightningModule's.
+        """
         iteration = int(row["iteration"])
         if self.run is not None and not self.failed and iteration > self.last_sent:
             with self._report_failure():

@@ -7,12 +7,12 @@ import subprocess
 
 import pytest
 import torch
+from src.training.callbacks.record import Record
 from test_train import assert_same_run
 
 from src.data.loader import prefetch
 from src.training import distributed
 from src.training.callbacks.preemption import SIGNALS
-from src.training.callbacks.record import Record
 
 
 @pytest.fixture
@@ -38,7 +38,9 @@ def told(tiny, monkeypatch, capsys):
     return run
 
 
-@pytest.mark.fault_injection("stop", "told to stop by a signal: at any iteration, in an evaluation, in a checkpoint")
+@pytest.mark.fault_injection(
+    "stop", "told to stop by a signal: at any iteration, in an evaluation, in a checkpoint"
+)
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(
     ("hook", "iterations"),
@@ -64,7 +66,10 @@ def test_a_run_told_to_stop_saves_after_the_next_iteration_and_goes_on_to_the_sa
         assert line.endswith(saved)
         (folder,) = (tmp_path / str(iteration) / "digits").iterdir()
         assert not (folder / "error.txt").exists()
-        assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == iteration + 1
+        assert (
+            torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
+            == iteration + 1
+        )
         assert_same_run(tiny(*overrides, runs), whole)
 
 
@@ -81,7 +86,9 @@ def test_a_run_told_to_stop_in_its_last_evaluation_finishes(tiny, monkeypatch):
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
-def test_a_run_told_to_stop_while_its_final_weights_are_tested_stops_at_once(tiny, find, monkeypatch, capsys):
+def test_a_run_told_to_stop_while_its_final_weights_are_tested_stops_at_once(
+    tiny, find, monkeypatch, capsys
+):
     from src.tasks.classification import Classifier
 
     original = Classifier.test_step
@@ -93,7 +100,10 @@ def test_a_run_told_to_stop_while_its_final_weights_are_tested_stops_at_once(tin
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="143"):
         patch.setattr(Classifier, "test_step", tell)
         tiny("data.val_images=100")
-    assert "stopped by SIGTERM: saved at iteration 8; the same command goes on" in capsys.readouterr().out
+    assert (
+        "stopped by SIGTERM: saved at iteration 8; the same command goes on"
+        in capsys.readouterr().out
+    )
     folder = tiny("data.val_images=100")
     assert (
         folder.summary["test_error"]
@@ -105,7 +115,9 @@ def test_workers_that_make_batches_leave_the_signals_to_the_run_and_end_when_it_
     batches = prefetch(torch.tensor, range(40), 1)
     assert next(batches) == 0
     (worker,) = multiprocessing.active_children()
-    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)  # by another process, as SLURM does
+    subprocess.run(
+        ["kill", "-TERM", str(worker.pid)], check=True
+    )  # by another process, as SLURM does
     assert [int(batch) for batch in batches] == [*range(1, 40)]
 
     batches = prefetch(torch.tensor, range(40), 1)
@@ -123,7 +135,10 @@ def test_workers_that_make_batches_leave_the_signals_to_the_run_and_end_when_it_
             {"TORCHELASTIC_RUN_ID": "1", "GROUP_WORLD_SIZE": "1"},
             "torchrun has 2 processes on 1 nodes for this run",
         ),
-        ({"TORCHELASTIC_RUN_ID": "1", "GROUP_WORLD_SIZE": "2"}, "say trainer.devices=1 trainer.num_nodes=2"),
+        (
+            {"TORCHELASTIC_RUN_ID": "1", "GROUP_WORLD_SIZE": "2"},
+            "say trainer.devices=1 trainer.num_nodes=2",
+        ),
         (
             {"SLURM_STEP_ID": "0", "SLURM_NTASKS_PER_NODE": "2"},
             "SLURM has .*: say trainer.devices=2",
@@ -132,7 +147,9 @@ def test_workers_that_make_batches_leave_the_signals_to_the_run_and_end_when_it_
         ({}, "start them with srun python -m src.train"),
     ],
 )
-def test_processes_that_the_config_does_not_know_are_refused(tiny, find, monkeypatch, launched, said):
+def test_processes_that_the_config_does_not_know_are_refused(
+    tiny, find, monkeypatch, launched, said
+):
     """Each would train the whole of the run by itself, all in one folder."""
     of_torchrun = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
     of_slurm = {
@@ -142,7 +159,9 @@ def test_processes_that_the_config_does_not_know_are_refused(tiny, find, monkeyp
         "SLURM_NODEID": "0",
         "SLURM_NNODES": "1",
     }
-    for name, value in (launched | (of_torchrun if "TORCHELASTIC_RUN_ID" in launched else of_slurm)).items():
+    for name, value in (
+        launched | (of_torchrun if "TORCHELASTIC_RUN_ID" in launched else of_slurm)
+    ).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=said):
         tiny()
@@ -160,7 +179,10 @@ def test_a_job_that_is_running_is_requeued_and_no_other(monkeypatch):
     assert (distributed.requeue(), asked) == ("the same command goes on", [])
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     states = ["RUNNING", "COMPLETING"]
-    assert distributed.requeue() == "not requeued here (the job is completing); the same command goes on"
+    assert (
+        distributed.requeue()
+        == "not requeued here (the job is completing); the same command goes on"
+    )
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "11")  # one of the jobs of a sweep
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
     assert distributed.requeue() == "requeued"
