@@ -29,9 +29,7 @@ def run_on_ranks(world_size: int, task: Callable[..., Any], *arguments: Any) -> 
         return [rank.result() for rank in ranks]
 
 
-def _run_on_rank(
-    rank: int, port: int, task: Callable[..., Any], arguments: tuple[Any, ...]
-) -> Any:
+def _run_on_rank(rank: int, port: int, task: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     import torch

@@ -23,7 +23,12 @@ def command(*overrides):
 
 def sweep(*overrides, **environment):
     done = subprocess.run(
-        command(*overrides), cwd=ROOT, capture_output=True, text=True, timeout=300, env=os.environ | environment
+        command(*overrides),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | environment,
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -46,13 +51,21 @@ def metrics(runs: Path) -> dict[str, bytes]:
 
 def test_one_failing_run_is_named_and_the_others_finish_and_a_second_call_tries_it_alone(tmp_path):
     # A launcher's leftovers must not make a run believe that it is one of several processes.
-    overrides = ("-m", "n=1", "recipe.iterations=20", "recipe.schedule.lr=0.1,1e30,0.2", f"output_dir={tmp_path}")
+    overrides = (
+        "-m",
+        "n=1",
+        "recipe.iterations=20",
+        "recipe.schedule.lr=0.1,1e30,0.2",
+        f"output_dir={tmp_path}",
+    )
     code, out, err = sweep(*overrides, LOCAL_RANK="0", WORLD_SIZE="2", PL_GLOBAL_SEED="7")
     assert code == 1
     assert "1 of 3 runs failed; the same command tries them again" in err
     folders = sorted((tmp_path / "digits").iterdir())
     (failed,) = [folder for folder in folders if "lr1e+30" in folder.name]
-    assert [(folder / "summary.json").exists() for folder in folders] == [folder != failed for folder in folders]
+    assert [(folder / "summary.json").exists() for folder in folders] == [
+        folder != failed for folder in folders
+    ]
     assert len(folders) == 3
     assert f"FAILED    {failed}: the training loss is not finite at iteration 5" in err
     assert (failed / "error.txt").read_text().startswith("the training loss is not finite")
@@ -60,7 +73,9 @@ def test_one_failing_run_is_named_and_the_others_finish_and_a_second_call_tries_
 
     code, out, err = sweep(*overrides)
     assert code == 1
-    assert [line.split(" on ")[0] for line in out.splitlines() if line.startswith("started")] == [f"started   {failed}"]
+    assert [line.split(" on ")[0] for line in out.splitlines() if line.startswith("started")] == [
+        f"started   {failed}"
+    ]
     assert out.count("finished before") == 3  # in the head, and in the table for each of the two
 
 
@@ -106,7 +121,14 @@ def test_an_experiment_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
             start_new_session=True,
         )
         deadline = time.monotonic() + 60
-        while sum(text.count(b"\n") for name, text in metrics(tmp_path / "killed").items() if "metrics" in name) < rows:
+        while (
+            sum(
+                text.count(b"\n")
+                for name, text in metrics(tmp_path / "killed").items()
+                if "metrics" in name
+            )
+            < rows
+        ):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.01)
         process.kill()
@@ -116,7 +138,9 @@ def test_an_experiment_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
     assert metrics(tmp_path / "killed") == whole
 
 
-@pytest.mark.fault_injection("processes", "runs on two devices in a sweep, and one of them fails in its second process")
+@pytest.mark.fault_injection(
+    "processes", "runs on two devices in a sweep, and one of them fails in its second process"
+)
 def test_a_run_on_two_devices_that_fails_in_its_second_process_takes_nothing_with_it(tmp_path):
     """Over gloo; the second process of one of three runs dies as it starts."""
     site = tmp_path / "site"
@@ -140,7 +164,11 @@ def test_a_run_on_two_devices_that_fails_in_its_second_process_takes_nothing_wit
 
 
 def job(tmp_path: Path, name: str, n: int, devices: object = 1) -> Job:
-    config = {"recipe": {"iterations": 10, "batch_size": 2}, "model": {"n": n}, "trainer": {"devices": devices}}
+    config = {
+        "recipe": {"iterations": 10, "batch_size": 2},
+        "model": {"n": n},
+        "trainer": {"devices": devices},
+    }
     return Job(RunDir(tmp_path / name, config), [])
 
 
@@ -155,7 +183,12 @@ def started(sweep: Sweep) -> dict[str, list[str]]:
 def test_the_longest_job_goes_first_and_each_device_has_as_many_as_it_takes(tmp_path):
     jobs = [job(tmp_path, f"n{n}", n) for n in (3, 200, 9, 18)]
     assert started(Sweep(jobs, ["0", "1"], 1)) == {"n200": ["0"], "n18": ["1"]}
-    assert started(Sweep(jobs, ["0", "1"] * 2, 1)) == {"n200": ["0"], "n18": ["1"], "n9": ["0"], "n3": ["1"]}
+    assert started(Sweep(jobs, ["0", "1"] * 2, 1)) == {
+        "n200": ["0"],
+        "n18": ["1"],
+        "n9": ["0"],
+        "n3": ["1"],
+    }
 
 
 def test_a_job_of_several_devices_has_different_ones_and_waits_for_them(tmp_path):
@@ -172,11 +205,15 @@ def test_two_commands_for_one_run_are_one_job(tmp_path):
 
 
 @pytest.mark.fault_injection("processes", "a sweep within torchrun or srun")
-@pytest.mark.parametrize("launched", [{"TORCHELASTIC_RUN_ID": "x"}, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}])
+@pytest.mark.parametrize(
+    "launched", [{"TORCHELASTIC_RUN_ID": "x"}, {"SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}]
+)
 def test_a_sweep_in_each_of_several_processes_is_refused(monkeypatch, launched):
     for name, value in launched.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match="starts the processes of its runs itself: leave torchrun or srun away"):
+    with pytest.raises(
+        ValueError, match="starts the processes of its runs itself: leave torchrun or srun away"
+    ):
         Sweep([], ["cpu"], 1).run()
 
 
