@@ -1,18 +1,18 @@
-"""Helpers of the tests: composing configs as the command line does, and running them in this process."""
+"""Fixtures for all tests: composing configs as the command line does, training in this process."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hydra import initialize_config_dir
+from pytorch_lightning import Callback, Trainer
 
 from src import train
-from src.benchmark.baselines import compose_run
-from src.cli import CONF
+from src.config import CONF, compose_config, find_run_dir
 from src.runs.run_dir import RunDir
-from src.training.callbacks.record import Record
 
 if TYPE_CHECKING:
     from fake_wandb_server import FakeServer
@@ -22,14 +22,44 @@ pytest_plugins = ["fault_injection"]
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR10_FILES = ROOT / "data" / "cifar-10-batches-py"
 
-# Eight iterations of the smallest net: what a test trains where the result does not matter.
-TINY = ["n=1", "recipe.iterations=8", "recipe.eval_every=3", "recipe.log_every=2", "recipe.checkpoint_every=2"]
+# Eight iterations of the smallest net, for tests in which the result does not matter.
+TINY = [
+    "n=1",
+    "recipe.iterations=8",
+    "recipe.eval_every=3",
+    "recipe.log_every=2",
+    "recipe.checkpoint_every=2",
+]
+
+compose_run = compose_config
+
+
+class Killed(BaseException):
+    """Stands for a signal where a run is stopped in this process; no `except Exception` catches it."""
+
+
+class KillBefore(Callback):
+    """Kill a run when it is about to train on after so many iterations."""
+
+    def __init__(self, iterations: int) -> None:
+        self.iterations = iterations
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.iterations:
+            raise Killed
+
+
+def pytest_configure() -> None:
+    # The nets of the tests are too small for threads, and on a busy machine threads that wait for
+    # each other make a run ten times slower. The processes that tests start inherit the variable.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {}
     if not CIFAR10_FILES.exists():
-        missing["cifar10"] = f"the real CIFAR-10 is not in {CIFAR10_FILES}"
+        missing["cifar10"] = f"CIFAR-10 is not in {CIFAR10_FILES}"
     if not torch.cuda.is_available():
         missing["gpu"] = "there is no GPU"
     for item in items:
@@ -38,68 +68,60 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def hydra() -> None:
+def hydra() -> Iterator[None]:
+    """Initialize Hydra, which `compose_config` needs."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
 
 
 @pytest.fixture
 def find(tmp_path: Path) -> Callable[..., RunDir]:
-    """The run folder of a command line, below this test's own folder."""
-    return lambda *overrides: train.find_run_dir(compose_run(f"output_dir={tmp_path}/runs", *overrides))
-
-
-class Killed(BaseException):
-    """In place of a signal, where a run is stopped in this process."""
+    """Return the run directory of a command line, below the directory of this test."""
+    return lambda *overrides: find_run_dir(compose_config(f"output_dir={tmp_path}/runs", *overrides))
 
 
 @pytest.fixture
 def tiny(find: Callable[..., RunDir]) -> Callable[..., RunDir]:
-    """Trains `TINY` with further overrides in this process, and returns its folder."""
+    """Train `TINY` with further overrides in this process, and return its run directory."""
 
-    def run(*overrides: str) -> RunDir:
-        folder = find(*TINY, "trainer.precision=32-true", *overrides)
-        train.run(folder)
-        return folder
+    def run(*overrides: str, callbacks: Sequence[Callback] = ()) -> RunDir:
+        run_dir = find(*TINY, "trainer.precision=32-true", *overrides)
+        train.run(run_dir, callbacks)
+        return run_dir
 
     return run
 
 
 @pytest.fixture
-def tiny_until(tiny: Callable[..., RunDir], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Trains as `tiny` does, and is killed after so many iterations."""
+def tiny_until(tiny: Callable[..., RunDir]) -> Callable[..., None]:
+    """Train as `tiny` does, and kill the run after so many iterations."""
 
     def run(iterations: int, *overrides: str) -> None:
-        def stop(self: Record, trainer: object, *_: object) -> None:
-            if trainer.global_step == iterations:
-                raise Killed
-
-        with monkeypatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(Record, "on_train_batch_start", stop)
-            tiny(*overrides)
+        with pytest.raises(Killed):
+            tiny(*overrides, callbacks=[KillBefore(iterations)])
 
     return run
 
 
 @pytest.fixture
-def wandb_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def wandb_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A user of W&B who asked for nothing to be sent; see `fake_wandb_server.environment`."""
     from fake_wandb_server import environment
 
     import wandb
 
-    from src.training.callbacks import wandb as callback
+    from src.training.callbacks.wandb import server_answers
 
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)
-    callback._answers.cache_clear()
+    server_answers.cache_clear()
     yield
-    wandb.teardown()  # with what it took from the environment
+    wandb.teardown()  # forget the settings that it took from the environment
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> "FakeServer":
-    """A W&B server, to which that user's runs go."""
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator["FakeServer"]:
+    """A W&B server, which receives that user's runs."""
     from fake_wandb_server import FakeServer
 
     with FakeServer() as server:

@@ -1,0 +1,36 @@
+"""Compare two runs bit by bit: what an interrupted run must share with an undisturbed one."""
+
+from typing import Any
+
+import torch
+
+from src.runs.run_dir import RunDir
+
+
+def load_checkpoint(run_dir: RunDir) -> dict[str, Any]:
+    """Return the last checkpoint of a run."""
+    return torch.load(run_dir.last_checkpoint, weights_only=True)
+
+
+def assert_same_run(one: RunDir, other: RunDir, iterations: int = 8) -> None:
+    """Assert that two finished runs have the same metrics, layer statistics, weights and training state."""
+    assert one.metrics.read_bytes() == other.metrics.read_bytes()
+    assert one.layers.read_bytes() == other.layers.read_bytes()
+
+    a, b = load_checkpoint(one), load_checkpoint(other)
+    assert a["global_step"] == b["global_step"] == iterations
+    assert a["training"] == b["training"]
+    assert_same_tensors(a["state_dict"], b["state_dict"])
+    for state, other_state in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
+        assert_same_tensors(momenta(state), momenta(other_state))
+
+
+def assert_same_tensors(one: dict[Any, torch.Tensor], other: dict[Any, torch.Tensor]) -> None:
+    """Assert that two dicts have the same keys and bitwise identical tensors."""
+    assert one.keys() == other.keys()
+    assert [key for key in one if not torch.equal(one[key], other[key])] == []
+
+
+def momenta(optimizer_state: dict[str, Any]) -> dict[Any, torch.Tensor]:
+    """Return the momentum buffers in the state of an SGD optimizer."""
+    return {key: value["momentum_buffer"] for key, value in optimizer_state["state"].items()}
