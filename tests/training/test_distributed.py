@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -253,25 +254,24 @@ def test_a_rank_that_hangs_ends_the_run_with_a_message(find, tmp_path):
 @pytest.mark.slow
 @pytest.mark.fault_injection("processes", "a process that hangs")
 def test_a_rank_that_hangs_is_killed_by_the_rank_that_started_it(find, tmp_path):
+    run_dir = find(*TINY, *SHARED, "trainer.devices=2")
+    (tmp_path / "run_dir").write_bytes(pickle.dumps(run_dir))
     script = tmp_path / "train_with_hang.py"
     script.write_text(
-        "import sys\n"
-        f"sys.path[:0] = {[str(ROOT), *sys.path]}\n"
+        "import pickle, sys\n"
         "from pathlib import Path\n"
+        f"sys.path[:0] = {sys.path}\n"
         "from src import train\n"
         "from src.cli import run_entry_point\n"
-        "run = train.run\n"
-        "def run_with_hang(run_dir):\n"
-        "    from test_distributed import HangOnRank1\n"
-        f"    run(run_dir, [HangOnRank1(5, Path({str(tmp_path / 'pid')!r}))])\n"
-        "train.run = run_with_hang\n"
-        "run_entry_point(train.main)\n"
+        "from test_distributed import HangOnRank1\n"
+        "here = Path(sys.argv[1])\n"
+        "run_dir = pickle.loads((here / 'run_dir').read_bytes())\n"
+        "run_entry_point(lambda: train.run(run_dir, [HangOnRank1(5, here / 'pid')]))\n"
     )
-    overrides = [*TINY, *SHARED, "trainer.devices=2"]
-    command = [sys.executable, str(script), *overrides, f"output_dir={tmp_path}/runs"]
+    command = [sys.executable, str(script), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    assert_ended_by_a_lost_process(done.stderr.strip().splitlines()[-1], find(*overrides))
+    assert_ended_by_a_lost_process(done.stderr.strip().splitlines()[-1], run_dir)
     status = Path("/proc", (tmp_path / "pid").read_text(), "status")
     assert not status.exists() or "zombie" in status.read_text()
 
