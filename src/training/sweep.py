@@ -243,6 +243,8 @@ def run_job(
     # Lightning starts the processes of further devices from the command line, which must not be the
     # sweep's.
     sys.argv = [sys.argv[0], *overrides, "hydra.mode=RUN"]
+    # tqdm's own lock is a semaphore, and Python warns that a killed run leaks it.
+    tqdm.set_lock(threading.RLock())
 
     import torch
 
