@@ -15,9 +15,13 @@ KINDS = ("kill", "stop", "fault", "bad input", "safety", "processes", "machines"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--fault-injection", type=Path, help="write what the tests marked `fault_injection` tried to this CSV file"
+        "--fault-injection",
+        type=Path,
+        help="write what the tests marked `fault_injection` tried to this CSV file",
     )
-    parser.addoption("--kills", type=int, default=5, help="how often the test of kills kills its run")
+    parser.addoption(
+        "--kills", type=int, default=5, help="how often the test of kills kills its run"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -32,7 +36,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> pytes
         return report
     kind, what = marker.args
     assert kind in KINDS, kind
-    row = item.config.rows.setdefault((kind, what), {"tried": 0, "failed": 0, "not tried here": 0, "seconds": 0.0})
+    row = item.config.rows.setdefault(
+        (kind, what), {"tried": 0, "failed": 0, "not tried here": 0, "seconds": 0.0}
+    )
     row["seconds"] += report.duration
     tried = dict(item.user_properties).get("tried", 1)
     if report.skipped:

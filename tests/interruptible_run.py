@@ -1,176 +1,263 @@
-"""Runs in processes of their own, each stopped at a chosen line of what it does, to be killed or let go on there.
+"""Runs in processes of their own, each stopped at a chosen line of `src`, then killed or resumed.
 
-They are forked from a server that has the heavy imports loaded, so that one costs a second.
+They are forked from a server that has the heavy imports loaded, so each starts in under a second.
 """
 
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing import connection, get_context
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from pytorch_lightning import Callback, Trainer
+from tqdm import tqdm
+
 from src.runs.run_dir import RunDir
-from src.training.sweep import HEAVY
+from src.training.sweep import PRELOADED_MODULES
 
-DOING = ("making its folder", "training", "writing rows", "evaluating", "writing a checkpoint")
-DOING_AT_ITS_END = ("testing", "writing its summary")
-ALL = ("starting, or between these", *DOING, *DOING_AT_ITS_END)
+PHASES = (
+    "creating its directory",
+    "training",
+    "writing rows",
+    "evaluating",
+    "writing a checkpoint",
+)
+LAST_PHASES = ("evaluating the final weights", "writing its summary")
+ALL_PHASES = ("none of these", *PHASES, *LAST_PHASES)
 SOURCE = str(Path(__file__).resolve().parents[1] / "src")
+TIMEOUT = 200  # seconds; generous, as the machine may be busy
 
-forked = get_context("forkserver")
-forked.set_forkserver_preload([*HEAVY, "sklearn.datasets", "interruptible_run"])
+Stop = tuple[str, int, int]  # phase, its occurrence, line of src in it; both counted from 0
+
+FORK_SERVER = get_context("forkserver")
+FORK_SERVER.set_forkserver_preload(
+    [*PRELOADED_MODULES, "sklearn.datasets", "src.evaluate", "interruptible_run", "ranks"]
+)
 
 
 class InterruptibleRun:
-    """A run in a process that has begun.
+    """A run in a process that has started.
 
     Args:
-        stop: where it is to be stopped, as (what it does, time, line of `src`), each counted from 0; if there are fewer
-            lines, at their end. None for nowhere.
+        run_dir: the directory of the run.
         log: where its output goes.
+        stop: where it stops; at the end of the phase if that has fewer lines. None for nowhere.
         before: called in the process before the run.
-        setting: of its environment.
+        callbacks: more callbacks of the run.
+        environment: environment variables of the process.
     """
 
     def __init__(
         self,
-        folder: RunDir,
+        run_dir: RunDir,
         log: Path,
-        stop: tuple[str, int, int] | None = None,
+        stop: Stop | None = None,
         before: Callable[[], object] | None = None,
-        **setting: str,
+        callbacks: Sequence[Callback] = (),
+        **environment: str,
     ) -> None:
-        self.log, self.doing, self.lines = log, forked.RawValue("i", 0), forked.RawArray("i", len(ALL))
-        self.here, there = forked.Pipe()
-        arguments = (folder, log, before, setting, stop, self.doing, self.lines, there)
-        self.process = forked.Process(target=live, args=arguments, daemon=True)
+        self.log = log
+        self.phase = FORK_SERVER.RawValue("i", 0)
+        self.lines = FORK_SERVER.RawArray("i", len(ALL_PHASES))
+        self.pipe, theirs = FORK_SERVER.Pipe()
+        arguments = (
+            *(run_dir, log, before, callbacks, environment),
+            *(stop, self.phase, self.lines, theirs),
+        )
+        self.process = FORK_SERVER.Process(target=run_and_follow, args=arguments, daemon=True)
         self.process.start()
-        there.close()
+        theirs.close()
 
-    def reach(self) -> None:
-        """Waits until it is stopped where it should be."""
-        assert self.here.poll(60), f"it does not come there: {self.log.read_text()}"
+    def wait_for_stop(self) -> None:
+        """Wait until the run has stopped at its place."""
+        assert self.pipe.poll(TIMEOUT), f"it does not get there: {self.log.read_text()}"
         try:
-            self.here.recv()
+            self.pipe.recv()
         except EOFError:
             raise AssertionError(f"it ended before: {self.log.read_text()}") from None
 
-    def let_go(self) -> None:
-        self.here.send("go on")
+    def resume(self) -> None:
+        """Let the run go on from where it stopped."""
+        self.pipe.send("resume")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        os.kill(self.process.pid, number)
 
     def kill(self) -> str:
-        """Ends it with SIGKILL and returns what it was doing."""
-        os.kill(self.process.pid, signal.SIGKILL)
-        assert self.end() == -signal.SIGKILL, self.log.read_text()
-        return ALL[self.doing.value]
+        """Kill the process with SIGKILL, and return the phase that it was in."""
+        self.signal(signal.SIGKILL)
+        assert self.wait() == -signal.SIGKILL, self.log.read_text()
+        return ALL_PHASES[self.phase.value]
 
     def ends_within(self, seconds: float) -> bool:
+        """Return whether the process ends within some seconds."""
         return bool(connection.wait([self.process.sentinel], seconds))
 
-    def end(self) -> int:
-        """Its exit status, when it has ended."""
-        assert self.ends_within(100), self.log.read_text()
+    def wait(self) -> int:
+        """Wait for the end of the process, and return its exit status."""
+        assert self.ends_within(TIMEOUT), self.log.read_text()
         self.process.join()
         return self.process.exitcode
 
 
-class Follower:
-    """Notes what a run does and how many lines of `src` that takes, and stops it where it should be stopped."""
+def start_ranks(
+    run_dir: RunDir, log: Path, *stops: Stop | None, callbacks: Sequence[Callback] = ()
+) -> list[InterruptibleRun]:
+    """Start a run as several processes over gloo, one for each of `stops`, as torchrun does."""
+    world_size = str(len(stops))
+    environment = {"WORLD_SIZE": world_size, "LOCAL_WORLD_SIZE": world_size}
+    environment |= {"GROUP_RANK": "0", "GROUP_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "one"}
+    environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return [
+        InterruptibleRun(
+            *(run_dir, log, stop, None, callbacks),
+            RANK=str(rank),
+            LOCAL_RANK=str(rank),
+            **environment,
+        )
+        for rank, stop in enumerate(stops)
+    ]
 
-    def __init__(self, stop: tuple[str, int, int] | None, doing: Any, lines: Any, there: connection.Connection) -> None:
-        self.at, self.doing, self.lines, self.there = stop, doing, lines, there
-        self.times = [0] * len(ALL)
 
-    def enter(self, what: str) -> None:
-        self.doing.value, self.line = ALL.index(what), 0
-        if self.at is None or self.at[:2] == (what, self.times[self.doing.value]):
-            sys.settrace(self.trace)
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
-    def trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
+
+class Follower(Callback):
+    """Record the phase that a run is in and its lines of `src`, and stop the run at its place."""
+
+    def __init__(
+        self, stop: Stop | None, phase: Any, lines: Any, pipe: connection.Connection
+    ) -> None:
+        self.place, self.phase, self.lines, self.pipe = stop, phase, lines, pipe
+        self.occurrences = [0] * len(ALL_PHASES)
+        self.line = 0
+
+    def enter(self, phase: str) -> None:
+        """Begin a phase; the one before ends."""
+        self.leave()
+        self.phase.value, self.line = ALL_PHASES.index(phase), 0
+        if self.place is None or self.place[:2] == (phase, self.occurrences[self.phase.value]):
+            sys.settrace(self._trace)
+
+    def leave(self) -> None:
+        """End the phase; a run that should have stopped at a later line of it stops here."""
+        phase = self.phase.value
+        if sys.gettrace():
+            self.lines[phase] = max(self.lines[phase], self.line)
+            self._stop()
+        self.occurrences[phase] += 1
+        self.phase.value = 0
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Callable[..., Any] | None:
         if not frame.f_code.co_filename.startswith(SOURCE):
             return None
         if event == "line":
-            if self.at and self.line == self.at[2]:
-                self.stop()
+            if self.place and self.line == self.place[2]:
+                self._stop()
             self.line += 1
-        return self.trace
+        return self._trace
 
-    def leave(self, what: str) -> None:
-        now = ALL.index(what)
-        if sys.gettrace():
-            self.lines[now] = max(self.lines[now], self.line)
-            self.stop()
-        self.times[now] += 1
-        self.doing.value = 0
-
-    def stop(self) -> None:
+    def _stop(self) -> None:
         sys.settrace(None)
-        if self.at:
-            self.there.send("stopped")
-            self.there.recv()
+        if self.place:
+            self.pipe.send("stopped")
+            self.pipe.recv()
 
-    def during(self, owner: type, name: str, what: str) -> None:
-        """`what` is done in a method."""
-        method = getattr(owner, name)
+    # As the last of a run's callbacks it is called when the run's own have done their work.
 
-        @wraps(method)
-        def followed(*arguments: Any, **named: Any) -> Any:
-            self.enter(what)
-            result = method(*arguments, **named)
-            self.leave(what)
-            return result
+    def on_train_batch_start(self, *_: object) -> None:
+        self.enter("training")
 
-        setattr(owner, name, followed)
+    def on_train_batch_end(self, *_: object) -> None:
+        self.leave()
 
-    def before(self, owner: type, name: str, then: Callable[[str], None], what: str) -> None:
-        """`what` begins or ends where a method begins."""
-        method = getattr(owner, name)
+    def on_validation_start(self, *_: object) -> None:
+        self.enter("evaluating")
 
-        @wraps(method)
-        def followed(*arguments: Any, **named: Any) -> Any:
-            then(what)
-            return method(*arguments, **named)
+    def on_validation_end(self, *_: object) -> None:
+        self.leave()
 
-        setattr(owner, name, followed)
+    def on_save_checkpoint(self, *_: object) -> None:
+        self.enter("writing a checkpoint")
+
+    def on_test_start(self, trainer: Trainer, *_: object) -> None:
+        self.enter("evaluating the final weights")
+
+    def on_test_end(self, *_: object) -> None:
+        self.leave()
 
 
-def live(
-    folder: RunDir, log: Path, before: Callable[[], object] | None, setting: dict[str, str], *of_stop: Any
+class FollowedRunDir(RunDir):
+    """A run directory that tells a follower when it is written to."""
+
+    follower: Follower
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        self.follower.enter("creating its directory")
+        with super().locked():
+            self.follower.leave()
+            yield
+
+    def truncate(self, *arguments: Any) -> None:
+        self.follower.enter("writing rows")
+        super().truncate(*arguments)
+        self.follower.leave()
+
+    def append_metrics(self, *arguments: Any) -> None:
+        self.follower.enter("writing rows")
+        super().append_metrics(*arguments)
+        self.follower.leave()
+
+    def append_layers(self, *arguments: Any) -> None:
+        self.follower.enter("writing rows")
+        super().append_layers(*arguments)
+        self.follower.leave()
+
+    def write_summary(self, *arguments: Any) -> None:
+        self.follower.enter("writing its summary")
+        super().write_summary(*arguments)
+        self.follower.leave()
+
+
+def run_and_follow(
+    run_dir: RunDir,
+    log: Path,
+    before: Callable[[], object] | None,
+    callbacks: Sequence[Callback],
+    environment: dict[str, str],
+    *follower_arguments: Any,
 ) -> None:
-    """The life of an interruptible_run's process, in which the run is as `python -m src.train` has it."""
-    os.environ.update(setting)
+    """Do what `python -m src.train` does with a run, in the process of an InterruptibleRun."""
+    os.environ.update(environment)
+    redirect_output(log)
+    import torch
+
+    from src import train
+    from src.cli import run_entry_point
+
+    torch.set_num_threads(1)
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaks
+    followed = FollowedRunDir(run_dir.path, run_dir.config, run_dir.defaults)
+    followed.follower = Follower(*follower_arguments)
+    if before:
+        before()
+    run_entry_point(lambda: train.run(followed, [*callbacks, followed.follower]))
+
+
+def redirect_output(log: Path) -> None:
+    """Append all output of this process to a file."""
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    import torch
-    from pytorch_lightning import Trainer
-    from tqdm import tqdm
-
-    from src import train
-    from src.cli import entry
-    from src.tasks.classification import Classifier
-    from src.training import checkpoint_io, trainer
-    from src.training.callbacks.record import Record
-
-    torch.set_num_threads(1)
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
-    follower = Follower(*of_stop)
-    follower.before(RunDir, "locked", follower.enter, "making its folder")
-    follower.before(trainer, "latest_valid_checkpoint", follower.leave, "making its folder")
-    follower.before(Classifier, "on_train_batch_start", follower.enter, "training")
-    follower.before(Record, "on_train_batch_end", follower.leave, "training")
-    follower.before(Record, "on_validation_start", follower.enter, "evaluating")
-    follower.before(Record, "on_validation_end", follower.leave, "evaluating")
-    for name in ("log", "log_layers", "truncate_to"):
-        follower.during(RunDir, name, "writing rows")
-    follower.during(checkpoint_io.VerifiedCheckpointIO, "save_checkpoint", "writing a checkpoint")
-    follower.during(Trainer, "test", "testing")
-    follower.during(RunDir, "finish", "writing its summary")
-    if before:
-        before()
-    entry(lambda: train.run(folder))

@@ -3,6 +3,7 @@
 Read without Hydra, so that reports start at once.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import yaml
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
-# Keys that were renamed: an old key is still accepted for one version, on the command line and in stored configs.
+# Keys that were renamed: an old key is still accepted for one version, on the command line and in
+# stored configs.
 RENAMED_KEYS = {
     "runs": "output_dir",
     "step": "compile",
@@ -55,8 +57,9 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def file_defaults(group: str, name: str) -> dict[str, Any]:
-    """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on; empty if there is no such file.
+    """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on.
 
+    The result is empty if there is no such file.
     Keys that refer to others, such as `n: ${n}`, are left out: they are no defaults of their own.
     """
     path = CONF / group / f"{name}.yaml"
@@ -93,7 +96,9 @@ def _values_of(choices: dict[str, Any]) -> dict[str, Any]:
 def _trainer_defaults() -> dict[str, Any]:
     train = flatten(yaml.safe_load((CONF / "train.yaml").read_text()))
     defaults = {key: value for key, value in train.items() if key.startswith("trainer.")}
-    return defaults | {"trainer.precision": "32-true"}  # the default, `auto`, depends on the hardware
+    return defaults | {
+        "trainer.precision": "32-true"
+    }  # the default, `auto`, depends on the hardware
 
 
 def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:
@@ -122,3 +127,32 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
         raise ValueError(f"{path} holds no config of a run")
     return unflatten(chosen_values(config["choices"]) | with_present_names(flatten(config)))
+
+
+def check_targets(config: dict[str, Any], path: Path) -> None:
+    """Check the `_target_` values of a config from a run directory, which may come from a stranger.
+
+    Hydra calls whatever a `_target_` names, so only names that appear in `conf/` are allowed.
+
+    Raises:
+        ValueError: the net or the data of the run in `path` are built by anything else.
+    """
+    files = CONF.rglob("*.yaml")
+    allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
+    foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
+    if foreign:
+        raise ValueError(
+            f"{path / 'config.yaml'} calls {foreign[0]}, which is not allowed: "
+            "if it is your own code, name it in a file of conf/model or conf/data"
+        )
+
+
+def targets(value: Any) -> Iterator[Any]:
+    """Yield all values of `_target_` in nested dicts and lists."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value["_target_"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from targets(item)

@@ -69,7 +69,10 @@ SlurmdLogFile={folder}/slurmd.log
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cores} RealMemory={memory}
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """)
-    environment = {"SLURM_CONF": str(conf), "PATH": f"{sacct.parent}:/usr/sbin:{os.environ['PATH']}"}
+    environment = {
+        "SLURM_CONF": str(conf),
+        "PATH": f"{sacct.parent}:/usr/sbin:{os.environ['PATH']}",
+    }
     munge = _start_munge()
     try:
         for daemon in ("slurmctld", "slurmd"):

@@ -44,7 +44,9 @@ def wait_for(done, what: str) -> None:
 
 def reached(runs: Path) -> int:
     """The iteration that the one run below a folder has logged last."""
-    lines = [line for path in runs.rglob("metrics.csv") for line in path.read_text().splitlines()[1:]]
+    lines = [
+        line for path in runs.rglob("metrics.csv") for line in path.read_text().splitlines()[1:]
+    ]
     return int(lines[-1].split(",")[0]) if lines else 0
 
 
@@ -54,7 +56,10 @@ def assert_one_run_as(runs: Path, other: Path) -> None:
     assert folder.name == other.name and (folder / "summary.json").exists()
     for name in ("metrics.csv", "layers.csv"):
         assert (folder / name).read_bytes() == (other / name).read_bytes()
-    a, b = (torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (folder, other))
+    a, b = (
+        torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)
+        for path in (folder, other)
+    )
     torch.testing.assert_close(a["state_dict"], b["state_dict"], rtol=0, atol=0)
     for state, other_state in zip(a["optimizer_states"], b["optimizer_states"], strict=True):
         torch.testing.assert_close(state["state"], other_state["state"], rtol=0, atol=0)
@@ -71,7 +76,14 @@ def plain(tmp_path_factory) -> Path:
 
 @pytest.mark.fault_injection("processes", "two started by torchrun")
 def test_torchrun_starts_one_run_in_one_folder(plain, tmp_path):
-    command = [*TORCHRUN, "--standalone", "--nproc-per-node=2", *TRAIN, "trainer.devices=2", f"output_dir={tmp_path}"]
+    command = [
+        *TORCHRUN,
+        "--standalone",
+        "--nproc-per-node=2",
+        *TRAIN,
+        "trainer.devices=2",
+        f"output_dir={tmp_path}",
+    ]
     code, out = run(command)
     assert code == 0, out
     assert_one_run_as(tmp_path, plain)
@@ -83,7 +95,9 @@ def hosts():
     mark = uuid.uuid4().hex[:6]
     names = [f"a{mark}", f"b{mark}"]
     commands = [f"ip netns add {name}" for name in names]
-    commands.append(f"ip link add {names[0]} netns {names[0]} type veth peer name {names[1]} netns {names[1]}")
+    commands.append(
+        f"ip link add {names[0]} netns {names[0]} type veth peer name {names[1]} netns {names[1]}"
+    )
     for name, address in zip(names, ADDRESSES, strict=True):
         commands.append(f"ip -n {name} address add {address}/24 dev {name}")
         commands += [f"ip -n {name} link set {interface} up" for interface in ("lo", name)]
@@ -104,8 +118,19 @@ def hosts():
 def test_two_hosts_train_as_two_devices_of_one_do(plain, hosts, tmp_path):
     started = []
     for rank, host in enumerate(hosts):
-        where = [f"--nnodes=2 --nproc-per-node=1 --node-rank={rank} --master-addr={ADDRESSES[0]} --master-port=29513"]
-        command = ["ip", "netns", "exec", host, *TORCHRUN, *where[0].split(), *TRAIN, "trainer.num_nodes=2"]
+        where = [
+            f"--nnodes=2 --nproc-per-node=1 --node-rank={rank} --master-addr={ADDRESSES[0]} --master-port=29513"
+        ]
+        command = [
+            "ip",
+            "netns",
+            "exec",
+            host,
+            *TORCHRUN,
+            *where[0].split(),
+            *TRAIN,
+            "trainer.num_nodes=2",
+        ]
         started.append(start([*command, f"output_dir={tmp_path}"], GLOO_SOCKET_IFNAME=host))
     outs = [process.communicate(timeout=150)[0] for process in started]
     assert [process.returncode for process in started] == [0, 0], outs
@@ -124,7 +149,9 @@ def cluster(tmp_path_factory):
 def submit(cluster: dict[str, str], out: Path, options: str, *overrides: str) -> str:
     """The number of a job that trains."""
     script = f"#!/bin/bash\n#SBATCH --chdir={ROOT} --output={out} --open-mode=append {options}\n"
-    out.with_suffix(".sh").write_text(f"{script}srun {sys.executable} {' '.join([*TRAIN, *overrides])}\n")
+    out.with_suffix(".sh").write_text(
+        f"{script}srun {sys.executable} {' '.join([*TRAIN, *overrides])}\n"
+    )
     return ask(cluster, "sbatch", "--parsable", str(out.with_suffix(".sh")))
 
 
@@ -135,9 +162,13 @@ def state(cluster: dict[str, str], job: str) -> str:
 @pytest.mark.fault_injection(
     "machines", "a SLURM job of two processes told to stop, first both, then one, and requeued"
 )
-def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder_to_the_same_bits(cluster, plain, tmp_path):
+def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder_to_the_same_bits(
+    cluster, plain, tmp_path
+):
     out = tmp_path / "out"
-    job = submit(cluster, out, "--ntasks-per-node=2", "trainer.devices=2", f"output_dir={tmp_path}/runs")
+    job = submit(
+        cluster, out, "--ntasks-per-node=2", "trainer.devices=2", f"output_dir={tmp_path}/runs"
+    )
     for at in (6, 24):
         wait_for(lambda at=at: reached(tmp_path / "runs") >= at, f"not at {at}")
         if at == 6:
@@ -147,7 +178,9 @@ def test_a_preempted_job_is_requeued_and_goes_on_in_its_folder_to_the_same_bits(
             os.kill(int(lock.read_text().split()[1]), signal.SIGTERM)
         wait_for(lambda: state(cluster, job) == "PENDING", "not requeued")
         time.sleep(2)  # in the second of its end a job cannot start
-        ask(cluster, "scontrol", "update", f"JobId={job}", "StartTime=now")  # rather than in two minutes
+        ask(
+            cluster, "scontrol", "update", f"JobId={job}", "StartTime=now"
+        )  # rather than in two minutes
     wait_for(lambda: state(cluster, job) == "COMPLETED", "not finished")
     text = out.read_text()
     stopped = re.findall(r"stopped by (\w+): saved at iteration \d+; requeued", text)
@@ -168,7 +201,9 @@ def test_submitit_makes_each_net_a_job_and_says_which_failed(cluster, sweep, tmp
     assert code == 1 and "model=resnet20 has its own depth: n=1 needs model=plain" in out, out
     jobs = sorted(path.name for path in (tmp_path / ".submitit").glob("*_*/"))
     assert [name.partition("_")[2] for name in jobs] == ["0", "1", "2"]
-    finished = sorted(path.parent.name.partition("-")[0] for path in tmp_path.glob("*/*/summary.json"))
+    finished = sorted(
+        path.parent.name.partition("-")[0] for path in tmp_path.glob("*/*/summary.json")
+    )
     folders = sorted(path.name.partition("-")[0] for path in (tmp_path / "digits").iterdir())
     assert finished == ["plain8", "resnet8"] == folders
 
@@ -180,7 +215,9 @@ def test_a_cancelled_job_saves_and_stays_cancelled_and_its_sweep_says_so(cluster
     ask(cluster, "scancel", "--user=root")
     out, _ = started.communicate(timeout=100)
     lines = out.splitlines()
-    assert started.returncode == 1 and lines[-1].endswith("has not produced any output (state: CANCELLED)"), out
+    assert started.returncode == 1 and lines[-1].endswith(
+        "has not produced any output (state: CANCELLED)"
+    ), out
     assert len(lines) == 1
     (log,) = tmp_path.rglob("*_log.out")
     said = "stopped by SIGTERM: saved at iteration .* not requeued here .the job is completing.; the same command goes"
