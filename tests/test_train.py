@@ -10,6 +10,7 @@ from conftest import TINY, Killed
 from interruptible_run import start_ranks
 from pytorch_lightning import Callback
 from run_comparison import assert_same_run
+from stopping import KillInHook
 
 from src.runs.run_dir import RunDir
 from src.training.callbacks.checkpointing import Checkpointing
@@ -32,28 +33,6 @@ STOPS = [
     *[(iteration, "on_validation_start") for iteration in (3, 6, 8)],
     *[(iteration, "on_validation_end") for iteration in (3, 6, 8)],
 ]
-
-
-class KillInHook(Callback):
-    """Kill a run in a hook of one iteration, before or after the callback of a given type.
-
-    Without a type it is after all of them.
-    """
-
-    def __init__(self, hook, iteration, before=None):
-        self.before = before
-
-        def kill(trainer, *_):
-            if trainer.global_step == iteration:
-                raise Killed
-
-        setattr(self, hook, kill)
-
-    def setup(self, trainer, *_, **__):
-        if self.before:
-            trainer.callbacks.remove(self)
-            kinds = [type(callback) for callback in trainer.callbacks]
-            trainer.callbacks.insert(kinds.index(self.before), self)
 
 
 def test_a_run_fills_its_directory(tiny):
@@ -98,7 +77,7 @@ def test_a_finished_run_is_skipped_with_its_results(tiny, capsys):
     before = {path: path.stat().st_mtime_ns for path in run_dir.path.rglob("*")}
     result = call_here(capsys, *command_of(run_dir))
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith(f"{run_dir.path} is finished: 8 iterations, training error ")
+    assert result.stdout.startswith(f"{run_dir.path} is finished: training error ")
     assert before == {path: path.stat().st_mtime_ns for path in run_dir.path.rglob("*")}
 
 
