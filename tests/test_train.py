@@ -96,6 +96,22 @@ def test_a_run_of_another_config_is_not_taken_for_this_one(tiny, capsys, finishe
     assert result.stderr.endswith("move that directory away")
 
 
+def test_a_run_directory_of_version_0_1_is_refused_by_all_commands(tiny, capsys, tmp_path):
+    run_dir = tiny()
+    path = run_dir.path / "config.yaml"
+    path.write_text(path.read_text().replace("output_dir:", "runs:"))
+    commands = {
+        "src.train": command_of(run_dir),
+        "src.evaluate": [f"run={run_dir.path}"],
+        "src.report.__main__": [str(run_dir.path), "-o", str(tmp_path / "report")],
+    }
+    message = f"{run_dir.path} was written by version 0.1, which this version cannot read: finish"
+    for module, arguments in commands.items():
+        result = call_here(capsys, *arguments, module=module)
+        assert result.returncode == 1
+        assert message in result.stderr
+
+
 @pytest.mark.fault_injection("processes", "two devices that share each batch and the test images")
 def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     """As a command, so that Lightning starts the second process; an odd number of test images."""
