@@ -108,7 +108,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_from_scratch(tin
     (run_dir.path / "summary.json").unlink()
     for path in run_dir.last_checkpoint.parent.iterdir():
         truncate(path)
-    with pytest.raises(ValueError, match="no checkpoint in .*checkpoints can be read: remove that"):
+    with pytest.raises(ValueError, match="no checkpoint in .*checkpoints is valid: remove that"):
         tiny()
 
 

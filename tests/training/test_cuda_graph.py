@@ -40,8 +40,8 @@ def test_auto_is_a_cuda_graph_on_one_gpu_only(mode, device, world_size, expected
     [
         (("cudagrap", CPU, 1), "compile=cudagrap is not one of auto, none, cudagraph, inductor"),
         (("cudagraph", CPU, 1), "needs a GPU, not cpu: set compile=auto"),
-        (("cudagraph", CUDA, 2), "is for one device, and the world size is 2"),
-        (("inductor", CPU, 1, True), "activation_checkpointing=true cannot be combined"),
+        (("cudagraph", CUDA, 2), "is for one device, the world size is 2"),
+        (("inductor", CPU, 1, True), "activation_checkpointing=true exclude each other"),
     ],
 )
 def test_a_mode_that_is_unknown_or_impossible_is_refused(arguments, message):

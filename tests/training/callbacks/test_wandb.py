@@ -13,10 +13,8 @@ import wandb
 import yaml
 from conftest import ROOT
 from fake_wandb_server import KEY, OfflineRun
-from interruptible_run import FORK_SERVER, redirect_output
 
 from src.config import CONF
-from src.runs.run_dir import RunDir
 from src.training.callbacks import wandb as wandb_callback
 from src.training.callbacks.metrics import metric_columns
 from src.training.callbacks.wandb import WandbRun, choose_mode, flat_config, run_id
@@ -34,6 +32,25 @@ SUMMARY = {
     "versions": {"torch": "2.13"},
 }
 COLUMNS = metric_columns(["loss", "error", "error_top5"])
+
+# A run in a process of its own, which is killed after it has sent its rows. It is not forked: the
+# process of W&B that outlives it would keep the pipes of the fork server open.
+KILLED = f"""
+import os, sys
+from pathlib import Path
+from src.runs.run_dir import RunDir
+from src.training.callbacks.wandb import WandbRun
+run_dir = RunDir.open(Path(sys.argv[1]))
+with WandbRun(run_dir, depth=8, project="deep") as run:
+    run.start()
+    for row in {ROWS!r}:
+        run_dir.append_metrics({COLUMNS!r}, row)
+        run.send(row)
+    print("sent", flush=True)
+    input()
+    os.kill(os.getpid(), 9)
+"""
+
 
 pytestmark = pytest.mark.usefixtures("wandb_user")
 
@@ -65,31 +82,25 @@ def send_run(run_dir, rows=ROWS, summary=SUMMARY):
             run_dir.write_summary(summary)
 
 
-def send_and_wait(path, log, pipe):
-    """Write rows and send them in a process of its own, which then waits to be killed."""
-    redirect_output(log)
-    run_dir = RunDir.open(path)
-    with wandb_run(run_dir) as run:
-        run.start()
-        for row in ROWS:
-            run_dir.append_metrics(COLUMNS, row)
-            run.send(row)
-        pipe.send("sent")
-        pipe.recv()
-
-
 def start_and_kill(run_dir, is_received=lambda: True):
     """Kill a run when its rows are sent, and received by the server if there is one."""
-    pipe, theirs = FORK_SERVER.Pipe()
-    log = run_dir.path.with_name("output")
-    process = FORK_SERVER.Process(target=send_and_wait, args=(run_dir.path, log, theirs))
-    process.start()
-    theirs.close()
-    assert pipe.recv() == "sent", log.read_text()
-    while not is_received():
-        time.sleep(0.02)
-    process.kill()
-    process.join()
+    command = [sys.executable, "-c", KILLED, str(run_dir.path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as process:
+        while process.stdout.readline() not in ("sent\n", ""):
+            pass
+        while process.poll() is None and not is_received():
+            time.sleep(0.02)
+        process.communicate("\n")
+    assert process.returncode == -9
+
+
+def send_and_fail(run_dir):
+    """Send a row, then fail as a run does."""
+    with wandb_run(run_dir) as run:
+        run.start()
+        run.send(ROWS[0])
+        raise ZeroDivisionError
 
 
 def files_below(path):
@@ -114,10 +125,8 @@ def test_a_run_that_was_stopped_and_resumed_is_one_series(tiny, tiny_until):
 
 def test_two_runs_of_one_process_are_separate_and_each_says_how_it_ended(make):
     first, second = make("seed=1"), make("seed=2")
-    with pytest.raises(ZeroDivisionError), wandb_run(first) as run:
-        run.start()
-        run.send(ROWS[0])
-        1 / 0  # noqa: B018
+    with pytest.raises(ZeroDivisionError):
+        send_and_fail(first)
     send_run(second)
     failed, finished = OfflineRun(first.path), OfflineRun(second.path)
     assert failed.run.run_id != finished.run.run_id
