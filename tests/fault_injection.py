@@ -1,7 +1,7 @@
 """A table of faults: `pytest -m fault_injection --fault-injection FILE` writes it as CSV.
 
-`@pytest.mark.fault_injection(KIND, WHAT)` gives a test a row; rows of the same kind and text are added
-up. A test that tries several things sets their number with `record_property("tried", 30)`.
+`@pytest.mark.fault_injection(KIND, WHAT)` gives a test a row; those of the same kind and text are
+added up. A test that tries several things sets their number with `record_property("tried", 30)`.
 """
 
 import csv

@@ -144,9 +144,8 @@ def test_a_disk_that_is_full_for_a_checkpoint_ends_the_run(undisturbed, disk, at
 def fill(directory: Path) -> Path:
     """Return a file that takes all the space there is."""
     path = directory / "filler"
-    with open(path, "wb", buffering=0) as file:
-        with pytest.raises(OSError, match="No space"):
-            file.writelines(itertools.repeat(bytes(4096)))
+    with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+        file.writelines(itertools.repeat(bytes(4096)))
     return path
 
 
