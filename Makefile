@@ -8,18 +8,23 @@ demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then
 	$(python) -m src.train experiment=digits_depth n=3,9 output_dir=demo/runs
 	$(python) -m src.report demo/runs/digits -o demo
 
-test: .venv ## run the tests, offline
+test: .venv ## run the fast tests, offline
 	$(python) -m pytest
 
-fault-injection: .venv ## put runs through kills, faults and bad input, and write the table of it (6 minutes)
+test-all: .venv ## run all tests but the few that take over a minute each
+	$(python) -m pytest -m "not very_slow"
+
+fault-injection: .venv ## put runs through kills, faults and bad input, and write the table of it (10 minutes)
 	$(python) -m pytest -m fault_injection --kills 30 --fault-injection experiments/fault_injection/results.csv
-	$(python) -m src.report --readme README.md
+	$(python) -m src.report --readme experiments/README.md
 
-lint: .venv ## check the code with ruff
-	$(python) -m ruff check .
-	$(python) -m ruff format --check .
+lint: .venv ## check style, types and the dependencies between packages
+	$(python) -m ruff check --quiet .
+	$(python) -m ruff format --check --quiet .
+	$(python) -m mypy
+	.venv/bin/lint-imports
 
-lock: ## pin the dependencies of pyproject.toml anew
+lock: ## pin the dependencies of pyproject.toml again
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
 		--python-version 3.11 --group dev pyproject.toml -o requirements.lock
 
@@ -30,4 +35,4 @@ lock: ## pin the dependencies of pyproject.toml anew
 	PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python $(python) --compile-bytecode --require-hashes -r requirements.lock
 	touch .venv
 
-.PHONY: help demo test fault-injection lint lock
+.PHONY: help demo test test-all fault-injection lint lock

@@ -1,6 +1,7 @@
-"""How the entry points answer a user's error: one or two lines that say what to do, and a non-zero exit.
+"""How entry points answer a user's error: one or two lines, and a non-zero exit status.
 
-Nothing heavy is imported here, so a mistyped word is answered at once. HYDRA_FULL_ERROR=1 shows the traceback.
+Nothing heavy is imported here, so a mistyped word is answered at once. HYDRA_FULL_ERROR=1 shows the
+traceback.
 """
 
 import difflib
@@ -8,7 +9,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException
@@ -40,7 +41,9 @@ RENAMED_VALUES = {
 def run_entry_point(main: Callable[[], None]) -> None:
     """Run a Hydra entry point; a user's error ends the process with a message."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises errors instead of printing them its own way
+    os.environ["HYDRA_FULL_ERROR"] = (
+        "1"  # Hydra then raises errors instead of printing them its own way
+    )
     sys.argv[1:] = [rename_old_key(argument) for argument in sys.argv[1:]]
     try:
         main()
@@ -72,17 +75,17 @@ def catch_user_errors(task: Callable[[DictConfig], None]) -> Callable[[DictConfi
 
 
 def rename_old_key(argument: str) -> str:
-    """Return a command-line argument with the present name of its key, and print a line if it has an old one."""
-    prefix, key, equals, value = re.fullmatch(r"([+~]*)([^=]*)(=?)(.*)", argument, re.DOTALL).groups()
+    """Return an argument with the present name of its key; an old name prints a line."""
+    key, equals, value = argument.partition("=")
     if not equals or key not in RENAMED_KEYS:
         return argument
     values = RENAMED_VALUES.get(key, {})
     renamed = f"{RENAMED_KEYS[key]}={','.join(values.get(part, part) for part in value.split(','))}"
     print(f"{key}= is now {RENAMED_KEYS[key]}=: reading {renamed}", file=sys.stderr)
-    return prefix + renamed
+    return renamed
 
 
-def is_user_error(error: Exception) -> bool:
+def is_user_error(error: BaseException) -> bool:
     """Return whether the user can fix an error, or whether it is a bug."""
     if isinstance(error, InstantiationException):
         return error.__cause__ is None or is_user_error(error.__cause__)
@@ -93,11 +96,15 @@ def is_user_error(error: Exception) -> bool:
 
 
 def format_error(error: BaseException) -> str:
-    """Return one or two lines for an error of the command line, of the config or of this project."""
+    """Return one or two lines for an error, with what to do about it."""
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _format_choice(error.missing_cfg_file, error.options)
     unknown_key = re.search(r"full_key: (\S+)", str(error.__cause__))
-    if isinstance(error, HydraException) and unknown_key and "not in struct" in str(error.__cause__):
+    if (
+        isinstance(error, HydraException)
+        and unknown_key
+        and "not in struct" in str(error.__cause__)
+    ):
         config_name = "evaluate" if "evaluate" in sys.argv[0] else "train"
         suggestion = did_you_mean(unknown_key[1], known_keys(config_name, sys.argv[1:]))
         return f"there is no key {unknown_key[1]}{suggestion}; --help lists all keys"
@@ -112,7 +119,7 @@ def format_error(error: BaseException) -> str:
     return text
 
 
-def _format_choice(choice: str, options: list[str]) -> str:
+def _format_choice(choice: str, options: Sequence[str]) -> str:
     """Return the message for a name that a config group does not have."""
     group, _, name = choice.rpartition("/")
     net = re.fullmatch(r"(plain|resnet)(\d+)", name)
@@ -122,7 +129,8 @@ def _format_choice(choice: str, options: list[str]) -> str:
         if not remainder:
             return f"there is no file for {name}: set model={kind} n={n}"
         nearest = (f"model={kind} n={m} ({6 * m + 2} layers)" for m in (max(n, 1), max(n, 1) + 1))
-        return f"there is no {name}: {depth} layers is not 6n+2; the nearest are {' and '.join(nearest)}"
+        choices = " and ".join(nearest)
+        return f"there is no {name}: {depth} layers is not 6n+2; the nearest are {choices}"
 
     suggestion = did_you_mean(name, options)
     if group == "hydra/launcher" and not suggestion:
@@ -131,7 +139,7 @@ def _format_choice(choice: str, options: list[str]) -> str:
     return f"there is no {group}={name}" + (suggestion or f": {', '.join(options)}")
 
 
-def did_you_mean(word: str, words: list[str]) -> str:
+def did_you_mean(word: str, words: Sequence[str]) -> str:
     """Return `; did you mean X?` for the most similar word, or nothing."""
     similar = difflib.get_close_matches(word, words, 1)
     return f"; did you mean {similar[0]}?" if similar else ""

@@ -1,16 +1,14 @@
 """Compose and validate configs with Hydra, and find the run directory that belongs to one."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices, which train.yaml names)
+import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices)
 from src.runs.config_files import CONF, flatten
 from src.runs.naming import run_key, run_name
 from src.runs.run_dir import RunDir
@@ -38,35 +36,44 @@ def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
 
 def without_hydra(config: DictConfig) -> DictConfig:
     """Return a composed config without Hydra's own node."""
-    return OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def to_dict(config: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return a config as plain values, by default with its interpolations resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=resolve))
 
 
 def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Validate a composed config and turn it into plain values.
 
     Returns:
-        The config, and the defaults for the same model and data; both with `choices`, the names chosen in each group.
+        The config, and the defaults for the same model and data; both with `choices`, the names
+        chosen in each group.
 
     Raises:
-        ValueError: a key that nothing reads, a value of the wrong type, a value taken from the environment, or an n
-            for a net that has its own.
+        ValueError: a key that nothing reads, a value of the wrong type, a value taken from the
+            environment, or an n for a net that has its own.
     """
     hydra_config = HydraConfig.get()
     groups = [path.name for path in CONF.iterdir() if path.is_dir()]
-    choices = {group: name for group, name in hydra_config.runtime.choices.items() if group in groups and name}
+    chosen = hydra_config.runtime.choices
+    choices = {group: str(chosen[group]) for group in groups if chosen.get(group)}
     # A config is written down, and so would be a secret in it.
-    for key, value in flatten(OmegaConf.to_container(config)).items():
+    for key, value in flatten(to_dict(config, resolve=False)).items():
         if "oc.env" in str(value):
             raise ValueError(f"{key}={value} takes its value from the environment: set the value")
 
     usual = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
-    values, defaults = (OmegaConf.to_container(c, resolve=True) for c in (config, usual))
+    values, defaults = to_dict(config), to_dict(usual)
     _check_values(values, defaults)
 
     n_is_set = any(override.startswith("n=") for override in hydra_config.overrides.task)
     if n_is_set and values["model"].get("n") != values["n"]:
         any_depth = "model=plain, resnet, highway or preactivation"
-        raise ValueError(f"model={choices['model']} has its own depth: n={values['n']} needs {any_depth}")
+        raise ValueError(
+            f"model={choices['model']} has its own depth: n={values['n']} needs {any_depth}"
+        )
     return {"choices": choices, **values}, {"choices": choices, **defaults}
 
 
@@ -107,8 +114,9 @@ def find_run_dir(config: DictConfig) -> RunDir:
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
     defaults["trainer"]["precision"] = "32-true"
     flat_defaults = flatten(defaults)
-    key = run_key(values, flat_defaults)
-    return RunDir(Path(values["output_dir"]) / key["data"] / run_name(key), values, flat_defaults)
+    identity = run_key(values, flat_defaults)
+    path = Path(values["output_dir"]) / identity["data"] / run_name(identity)
+    return RunDir(path, values, flat_defaults)
 
 
 def known_keys(config_name: str, arguments: list[str]) -> list[str]:
@@ -117,37 +125,8 @@ def known_keys(config_name: str, arguments: list[str]) -> list[str]:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         for overrides in (chosen, []):
             try:
-                config = OmegaConf.to_container(compose(config_name, overrides))
+                config = to_dict(compose(config_name, overrides), resolve=False)
             except HydraException:
                 continue
             return [*flatten(config), *(group.name for group in CONF.iterdir() if group.is_dir())]
     return []
-
-
-def check_targets(config: dict[str, Any], path: Path) -> None:
-    """Check the `_target_` values of a config from a run directory, which may come from a stranger.
-
-    Hydra calls whatever a `_target_` names, so only names that appear in `conf/` are allowed.
-
-    Raises:
-        ValueError: the net or the data of the run in `path` are built by anything else.
-    """
-    files = CONF.rglob("*.yaml")
-    allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
-    foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
-    if foreign:
-        raise ValueError(
-            f"{path / 'config.yaml'} calls {foreign[0]}, which is not allowed: "
-            "if it is your own code, name it in a file of conf/model or conf/data"
-        )
-
-
-def targets(value: Any) -> Iterator[Any]:
-    """Yield all values of `_target_` in nested dicts and lists."""
-    if isinstance(value, dict):
-        if "_target_" in value:
-            yield value["_target_"]
-        value = list(value.values())
-    if isinstance(value, list):
-        for item in value:
-            yield from targets(item)

@@ -1,16 +1,15 @@
-"""Exports a run's final weights: `python -m src.export runs/cifar10/resnet56-s0 resnet56.onnx`; see --help."""
+"""Export a run: `python -m src.export runs/cifar10/resnet56-s0 resnet56.onnx`; see --help."""
 
 import argparse
 import json
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.cli import run_entry_point as entry
-from src.config import check_targets
+from src.cli import run_entry_point
 from src.runs.atomic_io import atomic_write
+from src.runs.config_files import check_targets
 from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -22,60 +21,74 @@ PACKAGES = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 
 
 def main() -> None:
+    """Parse the command line and export."""
     parser = argparse.ArgumentParser(
         prog="python -m src.export",
-        description="Writes the final weights of a finished run, layers named as in torchvision. With them goes what "
-        "the net expects: images [N, 3, H, W] of 0 to 255, `channels` in this order, less `mean`, divided by `std`.",
+        description="Write the final weights of a finished run, with torchvision's layer names, "
+        "and how to prepare images for them: take pixel values from 0 to 255 as [N, 3, H, W] in "
+        "the order `channels`, subtract `mean`, divide by `std`.",
     )
-    parser.add_argument("run", type=Path, help="a run folder")
+    parser.add_argument("run", type=Path, help="the run directory")
     parser.add_argument(
         "out",
         type=Path,
-        help="FILE.pt or .pth: a state dict, beside it FILE.json with the mean and the rest; FILE.safetensors or "
-        "FILE.onnx: the same as metadata inside",
+        help="FILE.pt or FILE.pth: a state dict, with channels, mean and std in FILE.json next to "
+        "it; FILE.safetensors or FILE.onnx: with channels, mean and std as metadata inside",
     )
-    options = parser.parse_args()
-    export(options.run, options.out)
-    print(f"written: {options.out}")
+    arguments = parser.parse_args()
+    export(arguments.run, arguments.out)
+    print(f"written: {arguments.out}")
 
 
 def export(run: Path, out: Path) -> None:
-    """Writes the weights of a run folder to a file, whose suffix says how.
+    """Write the weights of a run to a file.
 
-    Raises FileNotFoundError if the run or its data are not there, ValueError if the run is not finished, for another
-    suffix, or if a package is missing.
+    Args:
+        run: The run directory.
+        out: The file; its suffix decides the format.
+
+    Raises:
+        FileNotFoundError: If there is no such run, or its data are missing.
+        ValueError: If the run is not finished, the suffix is unknown or a package is missing.
     """
     if out.suffix not in WRITERS:
         raise ValueError(f"{out} must end in one of {', '.join(WRITERS)}")
-    missing = [package for package in PACKAGES.get(out.suffix, ()) if find_spec(package) is None]
+    run_dir = RunDir.open_trained(run)
+    check_targets(run_dir.config, run)
+    if run_dir.summary is None:
+        raise ValueError(f"{run} is not finished: rerun the command that started it to resume it")
+
+    # Imported only here, because it imports torch: the mistakes above are reported at once.
+    from src.evaluation.weights import INSTALL_EXPORT_PACKAGES
+
+    missing = [name for name in PACKAGES.get(out.suffix, ()) if find_spec(name) is None]
     if missing:
-        install = "uv pip install --python .venv/bin/python --group export"
-        raise ValueError(f"{out.suffix} files need {' and '.join(missing)}, which {install} brings")
-    folder = RunDir.open_trained(run)
-    check_targets(folder.config, run)
-    if folder.summary is None:
-        raise ValueError(f"{run} is not finished: the command that began it goes on with it")
-    WRITERS[out.suffix](out, *read_run(folder))
+        packages = " and ".join(missing)
+        raise ValueError(f"{out.suffix} files need {packages}: {INSTALL_EXPORT_PACKAGES}")
+    WRITERS[out.suffix](out, *load_run(run_dir))
 
 
-def read_run(folder: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
-    """The net with its final weights, the shape [C, H, W] of its images, and what else one must know to use it.
+def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
+    """Load the net of a run, and read its data for their mean.
 
-    The data of the run are read, for their mean.
+    Returns:
+        The net with its final weights, the shape [C, H, W] of its images, and the metadata that a
+        user of the net needs.
     """
     from hydra.utils import instantiate
 
     from src.evaluation.weights import load_weights, read_weights
 
-    config = folder.config
+    config = run_dir.config
     net = instantiate(config["model"], _convert_="all").eval()
-    load_weights(net, read_weights(folder.last_checkpoint))
+    load_weights(net, read_weights(run_dir.last_checkpoint))
     data = instantiate(config["data"], seed=config["seed"], _convert_="all")
     data.prepare_data()
     data.setup()
+
     mean = channels_first(data.mean, data.image_shape)
     std = [1.0] * 3 if data.std is None else channels_first(data.std, data.image_shape)
-    bgr = config["data"].get("bgr", False)
+    bgr = config["data"].get("bgr", False)  # ImageNet only; mean and std are RGB in any case
     metadata = {
         "net": config["choices"]["model"],
         "model": config["model"],
@@ -87,15 +100,19 @@ def read_run(folder: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metadat
     return net, data.image_shape, metadata
 
 
-def channels_first(values: "Tensor", image: tuple[int, int, int]) -> list[Any]:
-    """Values that go with pixels [H, W, 3], in whatever shape, as [3] if they are the same for all, else [3, H, W]."""
-    pixels = values.expand(*image[1:], 3)
-    same = (pixels == pixels[0, 0]).all()
-    return (pixels[0, 0] if same else pixels.movedim(-1, 0)).tolist()
+def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[Any]:
+    """Convert a mean or std that broadcasts over pixels [H, W, 3] to nested lists.
+
+    Returns:
+        [3] if it is the same for all pixels, otherwise [3, H, W].
+    """
+    pixels = values.expand(*image_shape[1:], 3)
+    constant = (pixels == pixels[0, 0]).all()
+    return (pixels[0, 0] if constant else pixels.movedim(-1, 0)).tolist()
 
 
 def write_state_dict(out: Path, net: "nn.Module", _: object, metadata: Metadata) -> None:
-    """A bare state dict for torch.load, and beside it a JSON file."""
+    """Write a bare state dict with torch.save, and the metadata to a JSON file next to it."""
     import torch
 
     atomic_write(out, lambda file: torch.save(net.state_dict(), file))
@@ -103,35 +120,43 @@ def write_state_dict(out: Path, net: "nn.Module", _: object, metadata: Metadata)
 
 
 def write_safetensors(out: Path, net: "nn.Module", _: object, metadata: Metadata) -> None:
+    """Write a safetensors file with the metadata in its header."""
     from safetensors.torch import save
 
+    # safetensors stores no strides, and the weights may be in channels-last order.
     state = {name: value.contiguous() for name, value in net.state_dict().items()}
-    atomic_write(out, lambda file: file.write(save(state, as_text(metadata))))
+    atomic_write(out, lambda file: file.write(save(state, _as_text(metadata))))
 
 
-def write_onnx(out: Path, net: "nn.Module", image: tuple[int, int, int], metadata: Metadata) -> None:
-    """A graph from `images` [N, C, H, W] to `scores` [N, classes], for any N and this one size of images."""
+def write_onnx(
+    out: Path, net: "nn.Module", image_shape: tuple[int, int, int], metadata: Metadata
+) -> None:
+    """Write an ONNX graph from `images` [N, C, H, W], for any N, to `scores` [N, classes]."""
     import torch
 
-    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # of PyTorch's use of itself
+    with warnings.catch_warnings(action="ignore", category=FutureWarning):  # PyTorch's own
         program = torch.onnx.export(
             net,
-            (torch.zeros(2, *image),),
+            (torch.zeros(2, *image_shape),),  # an N of 1 would be taken for a constant
             input_names=["images"],
             output_names=["scores"],
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )
-    program.model.metadata_props.update(as_text(metadata))
+    assert program is not None
+    program.model.metadata_props.update(_as_text(metadata))
     atomic_write(out, lambda file: file.write(program.model_proto.SerializeToString()))
 
 
-def as_text(metadata: Metadata) -> dict[str, str]:
-    """Metadata for formats that hold text alone: JSON, but for what is text already."""
-    return {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
+def _as_text(metadata: Metadata) -> dict[str, str]:
+    """Convert metadata for formats that store only text: all but text becomes JSON."""
+    return {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+    }
 
 
-WRITERS: dict[str, Callable[..., None]] = {
+WRITERS = {
     ".pt": write_state_dict,
     ".pth": write_state_dict,
     ".safetensors": write_safetensors,
@@ -140,4 +165,4 @@ WRITERS: dict[str, Callable[..., None]] = {
 
 
 if __name__ == "__main__":
-    entry(main)
+    run_entry_point(main)

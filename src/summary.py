@@ -1,4 +1,7 @@
-"""The table of nets: `python -m src.summary -o nets.csv`; what each net of conf/model costs, and what its paper prints."""
+"""Print what each net of conf/model costs, next to what its paper prints.
+
+Usage: python -m src.summary [NET ...] [-o nets.csv]
+"""
 
 import argparse
 import csv
@@ -13,102 +16,129 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import nn
 
-from src.cli import run_entry_point as entry
+from src.cli import run_entry_point
 from src.config import CONF
-from src.models.complexity import activation_bytes, multiply_adds, parameters, receptive_field
-from src.report.results import write_csv
-from src.report.results_table import markdown
+from src.models.complexity import (
+    activation_bytes,
+    count_multiply_adds,
+    count_parameters,
+    receptive_field,
+)
+from src.tables import markdown_table, write_csv
 
 Row = dict[str, Any]
 
-PRINTED = Path(__file__).with_name("report") / "paper_complexity.csv"  # what the papers print, to the digit
-UNITS = {"parameters": 1e6, "multiply_adds": 1e9}  # in which they print it
-IMAGE = {10: 32, 1000: 224}  # pixels a side in CIFAR-10 and ImageNet, by their number of classes
+PAPER_COMPLEXITY = Path(__file__).with_name("report") / "paper_complexity.csv"
+PAPER_UNITS = {"parameters": 1e6, "multiply_adds": 1e9}  # the papers print millions and billions
+IMAGE_SIZE = {10: 32, 1000: 224}  # by number of classes: CIFAR-10 and ImageNet
 EXPLANATION = """\
-In brackets what the paper prints, in millions of parameters and billions of multiply-adds. Multiply-adds and
-activations are for one image of so many pixels a side as `image` says. Activations: MB (1e6 bytes) kept in fp32 for
-the backward pass of training. Last map sees: pixels a side of the image that one pixel of the map before the average
-or the fc layers depends on."""
+In brackets: what the paper prints, in millions of parameters and billions of multiply-adds.
+Multiply-adds and activations are for one image of `image` pixels a side. Activations: MB (1e6
+bytes) that training in fp32 keeps for the backward pass. Receptive field: side length in pixels of
+the square of the image that one pixel of the last map (before the average or the fc layers)
+depends on."""
 
 
 def main() -> None:
+    """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(
-        prog="python -m src.summary", description="Prints what each net of conf/model costs."
+        prog="python -m src.summary", description="Print what each net of conf/model costs."
     )
     parser.add_argument("nets", nargs="*", help="names of nets (default: all; takes half a minute)")
-    parser.add_argument("-o", dest="out", type=Path, help="write the table to this CSV file, too")
+    parser.add_argument("-o", dest="out", type=Path, help="also write the table to this CSV file")
     options = parser.parse_args()
     show_nets(options.nets, options.out)
 
 
 def show_nets(names: Sequence[str] = (), out: Path | None = None) -> None:
-    """Prints the table of some nets, or of all, and writes it to a CSV file if one is given."""
+    """Print the table of the named nets, or of all, and write it to the CSV file `out` if given."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         rows = measure_nets(names or [path.stem for path in (CONF / "model").glob("*.yaml")])
     if out:
         write_csv(out, rows)
-    print(nets_table(rows), EXPLANATION, three_against_one(channels=512), sep="\n\n")
+    print(nets_table(rows), EXPLANATION, compare_kernel_sizes(channels=512), sep="\n\n")
 
 
 def measure_nets(names: Sequence[str]) -> list[Row]:
-    """A row for each of these files of conf/model, at the `n` that is there if nobody says one."""
-    with open(PRINTED, newline="") as file:
-        printed = {line["net"]: line for line in csv.DictReader(file)}
+    """Measure some nets of conf/model, at the default `n` where `n` is free.
+
+    Returns:
+        One row for each net, by image size and family, shallow nets first.
+    """
+    with open(PAPER_COMPLEXITY, newline="") as file:
+        paper = {row["net"]: row for row in csv.DictReader(file)}
     configs = {name: compose("train", [f"model={name}"]).model for name in names}
-    # By image and family; a shorter name first brings resnet20 before resnet110.
-    order = sorted(names, key=lambda name: (IMAGE[configs[name].num_classes], configs[name]._target_, len(name), name))
-    return [measure(name, configs[name], printed.get(name, {})) for name in order]
+
+    def order(name: str) -> tuple[int, str, int, str]:
+        config = configs[name]
+        # By length before name, so that resnet20 precedes resnet110.
+        return IMAGE_SIZE[config.num_classes], config._target_, len(name), name
+
+    return [measure(name, configs[name], paper.get(name, {})) for name in sorted(names, key=order)]
 
 
-def measure(name: str, config: DictConfig, printed: dict[str, str]) -> Row:
-    """The row of one net, whose weights take no memory. `printed` is its line of nets.csv, or empty."""
-    with torch.device("meta"):
+def measure(name: str, config: DictConfig, paper: dict[str, str]) -> Row:
+    """Measure one net.
+
+    Args:
+        name: Its file in conf/model.
+        config: The contents of that file.
+        paper: Its row of paper_complexity.csv, or empty.
+    """
+    with torch.device("meta"):  # shapes without memory
         net = instantiate(config, _convert_="all")
-    side = IMAGE[config.num_classes]
-    image = (3, side, side)
+    size = IMAGE_SIZE[config.num_classes]
+    image_shape = (3, size, size)
     row = {
         "net": name if re.search(r"\d", name) else f"{name} n={config.n}",
-        "image": side,
+        "image": size,
         "layers": net.depth,
-        "parameters": parameters(net),
-        "multiply_adds": multiply_adds(net, image),
-        "activations_mb": round(activation_bytes(net, image) / 1e6, 3),
-        "last_map_sees": receptive_field(net),
+        "parameters": count_parameters(net),
+        "multiply_adds": count_multiply_adds(net, image_shape),
+        "activations_mb": round(activation_bytes(net, image_shape) / 1e6, 3),
+        "receptive_field": receptive_field(net),
     }
-    row |= {f"{key}_printed": printed.get(f"{key}_printed", "") for key in UNITS}
-    differ = [key for key, unit in UNITS.items() if not rounds_to(row[key] / unit, row[f"{key}_printed"])]
-    remark = f"{' and '.join(differ)}: {printed['why'] or 'counted otherwise'}" if differ else ""
-    return row | {"where": printed.get("where", ""), "differs": remark.replace("_", "-")}
+    row |= {f"{key}_printed": paper.get(f"{key}_printed", "") for key in PAPER_UNITS}
+    units = PAPER_UNITS.items()
+    differing = [
+        key for key, unit in units if not rounds_to(row[key] / unit, row[f"{key}_printed"])
+    ]
+    names = " and ".join(differing).replace("_", "-")
+    reason = f"{names}: {paper['why'] or 'counted otherwise'}" if differing else ""
+    return row | {"where": paper.get("where", ""), "differs": reason}
 
 
 def rounds_to(value: float, printed: str) -> bool:
-    """Whether a value is what is printed, to as many digits as are printed; nothing printed fits all."""
-    return not printed or f"{value:.{len(printed.partition('.')[2])}f}" == printed
+    """Check that a value rounds to a printed number; an empty one fits every value."""
+    decimals = len(printed.partition(".")[2])
+    return not printed or f"{value:.{decimals}f}" == printed
 
 
 def nets_table(rows: Sequence[Row]) -> str:
-    """The rows of `measure_nets` in Markdown."""
-    head = ("net", "image", "layers", "parameters", "multiply-adds", "activations", "last map sees", "printed in")
+    """Format the rows of `measure_nets` as a Markdown table."""
     lines = []
     for row in rows:
-        counts = [f"{row[key]:,}" + (f" ({p})" if (p := row[f"{key}_printed"]) else "") for key in UNITS]
-        plain = [str(row[key]) for key in ("net", "image", "layers")]
-        cost = [f"{row['activations_mb']:.1f} MB", str(row["last_map_sees"])]
-        lines.append([*plain, *counts, *cost, row["where"], row["differs"]])
-    return markdown([*head, "where that differs"], lines)
+        net = [str(row[key]) for key in ("net", "image", "layers")]
+        printed = {key: row[f"{key}_printed"] for key in PAPER_UNITS}
+        costs = [f"{row[key]:,}" + (f" ({p})" if p else "") for key, p in printed.items()]
+        costs += [f"{row['activations_mb']:.1f} MB", str(row["receptive_field"])]
+        lines.append([*net, *costs, row["where"], row["differs"]])
+    head = "net|image|layers|parameters|multiply-adds|activations|receptive field|printed in"
+    return markdown_table([*head.split("|"), "reason for a difference"], lines)
 
 
-def three_against_one(channels: int) -> str:
-    """What the VGG paper says for small kernels (its Sec. 2.3), measured."""
-    nets = [
-        [nn.Conv2d(channels, channels, size, bias=False) for _ in range(layers)] for layers, size in ((3, 3), (1, 7))
-    ]
-    (sees, weights), (sees_one, weights_one) = ((receptive_field(n), parameters(n)) for n in map(nn.ModuleList, nets))
+def compare_kernel_sizes(channels: int) -> str:
+    """Compare three 3x3 layers with one 7x7 layer, as the VGG paper does in its Sec. 2.3."""
+    layers = [nn.Conv2d(channels, channels, 3, bias=False) for _ in range(3)]
+    stack, single = nn.Sequential(*layers), nn.Conv2d(channels, channels, 7, bias=False)
+    weights, weights_7x7 = count_parameters(stack), count_parameters(single)
+    field, field_7x7 = receptive_field(stack), receptive_field(single)
     return (
-        f"Three 3x3 layers of {channels} channels see {sees}x{sees} pixels with {weights:,} weights; one 7x7 layer "
-        f"sees {sees_one}x{sees_one} with {weights_one:,}, {100 * (weights_one / weights - 1):.0f}% more."
+        f"Three 3x3 layers of {channels} channels see {field}x{field} pixels with {weights:,} "
+        f"weights; one 7x7 layer sees {field_7x7}x{field_7x7} with {weights_7x7:,}, "
+        f"{100 * (weights_7x7 / weights - 1):.0f}% more."
     )
 
 
 if __name__ == "__main__":
-    entry(main)
+    run_entry_point(main)

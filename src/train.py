@@ -22,7 +22,7 @@ def main(config: DictConfig) -> None:
     run_dir = find_run_dir(config)
     run_dir.check_same_config()
     if run_dir.finished:
-        print(f"{run_dir.path} is finished: {describe(run_dir)}")
+        print(f"{run_dir.path} is finished: {run_dir.describe_results()}")
     else:
         run(run_dir)
 
@@ -35,28 +35,29 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         callbacks: further callbacks of the Trainer, called after the run's own.
     """
     # Imported here: torch and Lightning take seconds, which --help and error messages need not.
-    from pytorch_lightning.utilities import rank_zero_only
-
-    from src.evaluate import evaluate_run
+    from src.evaluation.evaluator import evaluate_run
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
+    from src.training.distributed import is_rank_zero
     from src.training.trainer import fit
 
     with requeue_if_interrupted():
         if not run_dir.summary:
             fit(run_dir, callbacks)
-            if rank_zero_only.rank == 0:
-                print(f"{run_dir.path} finished: {describe(run_dir)}", flush=True)
+            if is_rank_zero():
+                print(f"{run_dir.path} finished: {run_dir.describe_results()}", flush=True)
         if not run_dir.evaluated_as_configured:
             config = run_dir.config
             evaluate_run(run_dir, config["trainer"], config["protocol"], Preemption(run_dir))
 
 
 def run_in_sweep(run_dir: RunDir) -> None:
-    """Do as `run` in the process that a sweep started for it; a failure is recorded as its user would read it."""
+    """Run in the process that a sweep started, and record a failure as its user would read it."""
     try:
         run(run_dir)
     except LockedError as error:
-        raise SystemExit(str(error)) from error  # error.txt belongs to the process that has the lock
+        raise SystemExit(
+            str(error)
+        ) from error  # error.txt belongs to the process that has the lock
     except Exception as error:
         run_dir.write_error(format_error(error))
         raise
@@ -72,21 +73,6 @@ class DevicesLauncher(SweepLauncher):
         return run_dir
 
     run = staticmethod(run_in_sweep)
-
-
-def describe(run_dir: RunDir) -> str:
-    """Return the results of a finished run in a sentence."""
-    summary, protocol = run_dir.summary, run_dir.config["protocol"]
-    evaluation = run_dir.evaluation(protocol)
-    more = ""
-    if evaluation:
-        top5 = evaluation["test_error_top5"]
-        more = f", {protocol} top-1 error {evaluation['test_error']:.2f}% (top-5 {top5:.2f}%)"
-    return (
-        f"{summary['iterations']} iterations, training error {summary['train_error']:.2f}%, "
-        f"test top-1 error {summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%){more}, "
-        f"{summary['images_per_second']:,.0f} images/s"
-    )
 
 
 register_launcher(DevicesLauncher)

@@ -77,7 +77,9 @@ def hydra() -> Iterator[None]:
 @pytest.fixture
 def find(tmp_path: Path) -> Callable[..., RunDir]:
     """Return the run directory of a command line, below the directory of this test."""
-    return lambda *overrides: find_run_dir(compose_config(f"output_dir={tmp_path}/runs", *overrides))
+    return lambda *overrides: find_run_dir(
+        compose_config(f"output_dir={tmp_path}/runs", *overrides)
+    )
 
 
 @pytest.fixture
@@ -106,9 +108,8 @@ def tiny_until(tiny: Callable[..., RunDir]) -> Callable[..., None]:
 @pytest.fixture
 def wandb_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A user of W&B who asked for nothing to be sent; see `fake_wandb_server.environment`."""
-    from fake_wandb_server import environment
-
     import wandb
+    from fake_wandb_server import environment
 
     from src.training.callbacks.wandb import server_answers
 

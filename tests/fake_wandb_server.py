@@ -56,12 +56,21 @@ class Offline:
         (path,) = folder.glob("wandb/offline-run-*/*.wandb")
         self.all = records(path)
         (self.run,) = self.of("run")
-        self.config = {item.key: json.loads(item.value_json) for item in self.run.config.update if item.key[0] != "_"}
+        self.config = {
+            item.key: json.loads(item.value_json)
+            for item in self.run.config.update
+            if item.key[0] != "_"
+        }
         self.history = [
-            {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in row.item}
+            {
+                "/".join(item.nested_key) or item.key: json.loads(item.value_json)
+                for item in row.item
+            }
             for row in self.of("history")
         ]
-        self.rows = [{k: v for k, v in row.items() if not k.startswith("_")} for row in self.history]
+        self.rows = [
+            {k: v for k, v in row.items() if not k.startswith("_")} for row in self.history
+        ]
         self.summary = {
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)
             for part in self.of("summary")
@@ -70,7 +79,9 @@ class Offline:
         self.exit_codes = [end.exit_code for end in self.of("exit")]
 
     def of(self, kind: str) -> list[Any]:
-        return [getattr(record, kind) for record in self.all if record.WhichOneof("record_type") == kind]
+        return [
+            getattr(record, kind) for record in self.all if record.WhichOneof("record_type") == kind
+        ]
 
 
 class FakeServer(ThreadingHTTPServer):
@@ -107,13 +118,29 @@ class FakeServer(ThreadingHTTPServer):
 
     def answer(self, asked: str, given: dict[str, Any]) -> dict[str, Any]:
         """GraphQL's data for the operation of a name."""
-        name, project = given.get("name"), {"id": "p", "name": "p", "entity": {"id": "e", "name": "us"}}
+        name, project = (
+            given.get("name"),
+            {"id": "p", "name": "p", "entity": {"id": "e", "name": "us"}},
+        )
         if asked == "UpsertBucket":
             new = name not in self.runs
-            run = self.runs.setdefault(name, {"history": [], "summary": {}, "streamed": set(), "exit_code": None})
+            run = self.runs.setdefault(
+                name, {"history": [], "summary": {}, "streamed": set(), "exit_code": None}
+            )
             run |= {key: given[key] for key in ("config", "groupName", "displayName") if given[key]}
-            bucket = {"id": name, "name": name, "displayName": name, "config": "{}", "project": project}
-            return {"upsertBucket": {"bucket": bucket | {"historyLineCount": len(run["history"])}, "inserted": new}}
+            bucket = {
+                "id": name,
+                "name": name,
+                "displayName": name,
+                "config": "{}",
+                "project": project,
+            }
+            return {
+                "upsertBucket": {
+                    "bucket": bucket | {"historyLineCount": len(run["history"])},
+                    "inserted": new,
+                }
+            }
         if asked == "RunResumeStatus":
             run = self.runs.get(name)
             bucket = run and {
@@ -135,7 +162,15 @@ class FakeServer(ThreadingHTTPServer):
             files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in given["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
         if asked in ("Viewer", "GetDefaultEntity"):
-            return {"viewer": {"id": "u", "entity": "us", "username": "us", "flags": "{}", "teams": {"edges": []}}}
+            return {
+                "viewer": {
+                    "id": "u",
+                    "entity": "us",
+                    "username": "us",
+                    "flags": "{}",
+                    "teams": {"edges": []},
+                }
+            }
         if asked == "UpsertView2":
             view = given | {"id": given.get("id") or f"view {len(self.views)}"}
             self.views[view["id"]] = view
@@ -160,7 +195,9 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/graphql":
             asked = json.loads(body)
             name = re.search(r"(?:query|mutation) (\w+)", asked["query"])
-            self.reply({"data": self.server.answer(name[1] if name else "", asked.get("variables") or {})})
+            self.reply(
+                {"data": self.server.answer(name[1] if name else "", asked.get("variables") or {})}
+            )
         else:
             self.reply({})
 

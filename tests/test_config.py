@@ -19,10 +19,10 @@ from test_cli import call
 from src import train
 from src.cli import format_error, is_user_error, resolve
 from src.data.webdataset import index_path, make_shards, read_shards
-from src.evaluate import evaluate, run_config
+from src.evaluation.evaluator import evaluate, run_config
 from src.evaluation.weights import read_weights
 from src.export import export
-from src.report.__main__ import write
+from src.report.__main__ import write_report
 from src.report.results import read_runs
 from src.runs.run_dir import RunDir
 
@@ -57,7 +57,9 @@ def refused(call, *arguments):
 
 @pytest.mark.fault_injection("safety", "a checkpoint that runs code when it is unpickled")
 @pytest.mark.parametrize("zipped", [True, False])
-def test_a_malicious_checkpoint_is_refused_and_does_nothing(tiny, find, malice, tmp_path, zipped, record_property):
+def test_a_malicious_checkpoint_is_refused_and_does_nothing(
+    tiny, find, malice, tmp_path, zipped, record_property
+):
     """As last.ckpt, and as previous.ckpt beside a damaged last.ckpt."""
     record_property("tried", 2)
     path = tiny().path
@@ -66,13 +68,15 @@ def test_a_malicious_checkpoint_is_refused_and_does_nothing(tiny, find, malice, 
     for place in (last, previous):
         torch.save(state, place, _use_new_zipfile_serialization=zipped)
     for tool in (evaluate_run, lambda path: export(path, tmp_path / "net.pt")):
-        assert refused(tool, path).startswith(f"{last} is not a file of tensors alone")
+        assert refused(tool, path).startswith(f"{last} is damaged or contains more than tensors")
     runs, left_out = read_runs([path])
-    write(runs, left_out, tmp_path / "report")  # reads no weights, nor does W&B
+    write_report(runs, left_out, tmp_path / "report")  # reads no weights, nor does W&B
     (path / "summary.json").unlink()
     for place in (last, previous):
         said = refused(train.run, find(*TINY, "trainer.precision=32-true"))
-        assert said.startswith(f"{place} holds more than tensors" if zipped else "no checkpoint in ")
+        assert said.startswith(
+            f"{place} holds more than tensors" if zipped else "no checkpoint in "
+        )
         last.write_bytes(b"damaged")
 
 
@@ -84,8 +88,12 @@ def evaluate_run(path):
     evaluate([run_net(path)], {"accelerator": "cpu", "precision": "32-true"}, "center", "it")
 
 
-@pytest.mark.fault_injection("safety", "weights, a shard index and a mean image that run code when they are unpickled")
-def test_malicious_files_beside_the_run_are_refused_and_do_nothing(malice, tmp_path, record_property):
+@pytest.mark.fault_injection(
+    "safety", "weights, a shard index and a mean image that run code when they are unpickled"
+)
+def test_malicious_files_beside_the_run_are_refused_and_do_nothing(
+    malice, tmp_path, record_property
+):
     record_property("tried", 5)
     array = np.array([malice, None], dtype=object)
     weights = tmp_path / "weights.pt"
@@ -96,7 +104,9 @@ def test_malicious_files_beside_the_run_are_refused_and_do_nothing(malice, tmp_p
         lambda: save_file({"conv1.weight": torch.zeros(1)}, weights),
     ):
         write_it()
-        assert refused(read_weights, weights).startswith(f"{weights} is not a file of tensors alone")
+        assert refused(read_weights, weights).startswith(
+            f"{weights} is damaged or contains more than tensors"
+        )
 
     folders = make_folders(tmp_path / "folders")
     make_shards(folders, tmp_path / "shards", workers=1)
@@ -110,8 +120,12 @@ def test_malicious_files_beside_the_run_are_refused_and_do_nothing(malice, tmp_p
     assert "allow_pickle=False" in refused(data.setup)
 
 
-@pytest.mark.fault_injection("safety", "a config.yaml that calls functions when it is read or built")
-def test_a_malicious_config_in_a_run_folder_is_refused_and_does_nothing(tiny, find, malice, tmp_path, record_property):
+@pytest.mark.fault_injection(
+    "safety", "a config.yaml that calls functions when it is read or built"
+)
+def test_a_malicious_config_in_a_run_folder_is_refused_and_does_nothing(
+    tiny, find, malice, tmp_path, record_property
+):
     record_property("tried", 4)
     folder = tiny()
     path, config = folder.path / "config.yaml", folder.config
@@ -119,7 +133,9 @@ def test_a_malicious_config_in_a_run_folder_is_refused_and_does_nothing(tiny, fi
     path.write_text(path.read_text() + f"\nmore: !!python/object/apply:os.mkdir {arguments}\n")
     for task, *given in ((run_net, folder.path), (export, folder.path, tmp_path / "net.pt")):
         assert "python/object/apply:os.mkdir" in refused(task, *given)
-    assert "python/object/apply:os.mkdir" in refused(find(*TINY, "trainer.precision=32-true").check_same_config)
+    assert "python/object/apply:os.mkdir" in refused(
+        find(*TINY, "trainer.precision=32-true").check_same_config
+    )
     runs, [(_, why)] = read_runs([folder.path])
     assert runs == [] and "python/object/apply:os.mkdir" in why
 
@@ -154,7 +170,7 @@ def test_no_secret_reaches_a_file(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("A_SECRET", secret)
     folder = tiny("logger=wandb", "logger.project=looked-for")
     runs, left_out = read_runs([folder.path])
-    write(runs, left_out, tmp_path / "report")
+    write_report(runs, left_out, tmp_path / "report")
     everything = (folder.path, tmp_path / "report")
     for text in (KEY, secret):
         assert holding(text, *everything) == []
@@ -169,9 +185,14 @@ def test_no_secret_reaches_a_file(tiny, tmp_path, monkeypatch):
 @pytest.mark.fault_injection("safety", "a config that takes a secret from the environment")
 def test_a_value_from_the_environment_is_refused_as_configs_are_written_down(monkeypatch, tmp_path):
     monkeypatch.setenv("A_SECRET", "digits-elsewhere")
-    for override in ("logger.project=${oc.env:A_SECRET}", "data.scales=[1,'${oc.decode:${oc.env:A_SECRET}}']"):
+    for override in (
+        "logger.project=${oc.env:A_SECRET}",
+        "data.scales=[1,'${oc.decode:${oc.env:A_SECRET}}']",
+    ):
         config = compose_run("data=imagenet", "logger=wandb", override)
-        with pytest.raises(ValueError, match="takes its value from the environment, and a config is written down"):
+        with pytest.raises(
+            ValueError, match="takes its value from the environment, and a config is written down"
+        ):
             resolve(config, "train")
     done = call("logger=wandb", "logger.project=${oc.env:A_SECRET}", f"output_dir={tmp_path}/runs")
     assert done.returncode == 1 and "takes its value from the environment" in done.stderr

@@ -8,7 +8,7 @@ from hydra import compose
 
 from src import train
 from src.benchmark.baselines import compose_run
-from src.report.results import read_csv
+from src.tables import read_csv
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -23,7 +23,9 @@ def jobs(name):
 
 def test_the_experiments_are_those_of_the_paper():
     papers = {"fig4", "table2", "table3", "table4", "table5", "fig6", "table6", "fig7"}
-    assert papers | {"digits_depth", "shortcuts", "warmup", "gradients", "highway"} <= {*EXPERIMENTS}
+    assert papers | {"digits_depth", "shortcuts", "warmup", "gradients", "highway"} <= {
+        *EXPERIMENTS
+    }
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
@@ -32,7 +34,8 @@ def test_an_experiment_is_as_many_runs_as_its_values_make(name, tmp_path):
     assert sweep.hydra.mode.name == "MULTIRUN"
     overrides = jobs(name)
     folders = [
-        train.find_run_dir(compose_run(f"experiment={name}", f"output_dir={tmp_path}", *job)) for job in overrides
+        train.find_run_dir(compose_run(f"experiment={name}", f"output_dir={tmp_path}", *job))
+        for job in overrides
     ]
     assert len({folder.path for folder in folders}) == len(overrides) > 1
     assert {folder.config["choices"]["experiment"] for folder in folders} == {name}
@@ -53,8 +56,12 @@ def test_fig6_is_the_papers_nets_on_all_50k_images_and_in_miniature_the_same():
     assert depths == [(f"plain{d}", d) for d in (20, 32, 44, 56, 110)] + [
         (f"resnet{d}", d) for d in (20, 32, 44, 56, 110, 1202)
     ]
-    assert {(run.config["data"]["val_images"], run.config["recipe"]["iterations"]) for run in runs} == {(0, 64000)}
-    small = train.find_run_dir(compose_run("experiment=fig6", "model=plain20", "recipe.iterations=2000"))
+    assert {
+        (run.config["data"]["val_images"], run.config["recipe"]["iterations"]) for run in runs
+    } == {(0, 64000)}
+    small = train.find_run_dir(
+        compose_run("experiment=fig6", "model=plain20", "recipe.iterations=2000")
+    )
     assert small.config["recipe"] == runs[0].config["recipe"] | {"iterations": 2000}
 
 
@@ -65,15 +72,20 @@ def test_the_tables_of_imagenet_test_the_papers_nets_each_by_its_protocol():
     printed = read_csv(ROOT / "src" / "report" / "paper_results.csv")
     for name, protocol in {"table2": "10crop", "table3": "10crop", "table4": "multiscale"}.items():
         assert {folder.config["protocol"] for folder in folders[name]} == {protocol}
-        nets = [(_net(folder), folder.config["model"].get("shortcut") or "") for folder in folders[name]]
-        of_table = [row for row in printed if row["protocol"] == protocol and name[-1] in row["where"]]
+        nets = [
+            (_net(folder), folder.config["model"].get("shortcut") or "") for folder in folders[name]
+        ]
+        of_table = [
+            row for row in printed if row["protocol"] == protocol and name[-1] in row["where"]
+        ]
         table = [(row["net"], row["shortcut"]) for row in of_table if row["data"] == "imagenet"]
         assert sorted(nets) == sorted(table), name
     paths = {name: {folder.path for folder in of} for name, of in folders.items()}
     assert paths["fig4"] == paths["table2"] and paths["table4"] < paths["table3"]
     assert (len(paths["fig4"] & paths["table3"]), len(paths["table5"] & paths["table3"])) == (2, 3)
     assert (
-        sorted(_net(folder) for folder in folders["table5"]) == ["resnet101"] * 2 + ["resnet152"] * 2 + ["resnet50"] * 2
+        sorted(_net(folder) for folder in folders["table5"])
+        == ["resnet101"] * 2 + ["resnet152"] * 2 + ["resnet50"] * 2
     )
 
 

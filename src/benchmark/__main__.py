@@ -1,4 +1,4 @@
-"""Measures speed and memory side by side: `python -m src.benchmark step overhead`; see --help."""
+"""Measure speed and memory next to the usual ways: `python -m src.benchmark step overhead`."""
 
 import argparse
 from datetime import UTC, datetime
@@ -6,54 +6,67 @@ from pathlib import Path
 
 from src.benchmark import memory, throughput
 from src.benchmark.baselines import DEVICE
-from src.report.results import read_csv, write_csv
+from src.benchmark.runner import Settings
 from src.runs.environment import git_commit, versions
+from src.tables import Row, read_csv, write_csv
 from src.training.precision import device_name
 
-TRAINING = (
-    throughput.step,
-    throughput.overhead,
-    throughput.data,
-    throughput.eval,
-    throughput.deterministic,
-    throughput.start,
-)
-COSTS = (memory.memory, memory.scale, memory.together, memory.profile)
-MEASURES = {function.__name__: function for function in (*TRAINING, *COSTS)}
+MEASURES = {
+    "step": throughput.measure_step,
+    "overhead": throughput.measure_overhead,
+    "data": throughput.measure_data,
+    "eval": throughput.measure_eval,
+    "memory": memory.measure_memory,
+    "profile": memory.measure_profile,
+}
+DEFAULT_ITERATIONS = {"cpu": 60, "cuda": 600}  # a few seconds of resnet20
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m src.benchmark",
-        description="Measures speed and memory side by side, on the real CIFAR-10 in data/.",
-        epilog="; ".join(f"{name}: {function.__doc__.splitlines()[0]}" for name, function in MEASURES.items()),
-    )
-    parser.add_argument("measures", nargs="*", metavar="MEASURE", help=f"of {', '.join(MEASURES)} (default: all)")
-    parser.add_argument(
-        "--nets", nargs="+", default=["resnet20", "resnet56", "resnet110"], help="for step, eval, together, profile"
-    )
-    parser.add_argument("--iterations", type=int, help="that are timed of resnet20 (default: 60, on a GPU 600)")
-    parser.add_argument("--repeats", type=int, default=3, help="turns, of which the median counts (default: 3)")
-    parser.add_argument("-o", dest="out", type=Path, help="a CSV file; rows of other measures in it stay")
-    options = parser.parse_args()
-    unknown = set(options.measures) - set(MEASURES)
-    if unknown:
-        parser.error(f"there is no measure {', '.join(unknown)}; there are {', '.join(MEASURES)}")
-    iterations = options.iterations or (600 if DEVICE.type == "cuda" else 60)
-    place = {
+    """Run the measures named on the command line, print their rows and save them."""
+    options = _parse_arguments()
+    iterations = options.iterations or DEFAULT_ITERATIONS[DEVICE.type]
+    settings = Settings(iterations, options.repeats, options.nets)
+    environment = {
         "device": device_name(DEVICE),
         "versions": " ".join(f"{name}={version}" for name, version in versions().items()),
         "git_commit": git_commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
     for name in options.measures or MEASURES:
-        found = [row | place for row in MEASURES[name](iterations, options.repeats, options.nets)]
-        for row in found:
-            print(*(f"{key}={row[key]}" for key in list(row)[:7] if row[key] != ""), sep="  ", flush=True)
+        rows = MEASURES[name](settings)
+        for row in rows:
+            cells = (f"{key}={value}" for key, value in row.items() if value != "")
+            print("  ".join(cells), flush=True)
         if options.out:
-            measured = {(row["measure"], row["device"]) for row in found}
-            kept = read_csv(options.out) if options.out.exists() else []
-            write_csv(options.out, [row for row in kept if (row["measure"], row["device"]) not in measured] + found)
+            save(options.out, [row | environment for row in rows])
+
+
+def _parse_arguments() -> argparse.Namespace:
+    summaries = (f"  {name:9} {measure.__doc__}" for name, measure in MEASURES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m src.benchmark",
+        description="Measures speed and memory next to the usual ways, on CIFAR-10 in data/.",
+        epilog="\n".join(["measures (default: all of them):", *summaries]),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    nets = ["resnet20", "resnet56", "resnet110"]
+    nets_help = f"for step and profile; eval takes the first (default: {' '.join(nets)})"
+    out_help = "a CSV file; its rows of other measures are kept"
+    parser.add_argument("measures", nargs="*", choices=MEASURES, metavar="MEASURE")
+    parser.add_argument("--nets", nargs="+", default=nets, help=nets_help)
+    parser.add_argument("--iterations", type=int, help="of resnet20 (default: 60, on a GPU 600)")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
+    parser.add_argument("-o", dest="out", type=Path, help=out_help)
+    return parser.parse_args()
+
+
+def save(path: Path, rows: list[Row]) -> None:
+    """Write rows to a CSV file in place of its rows of the same measure and device."""
+    measured = {(row["measure"], row["device"]) for row in rows}
+    old = read_csv(path) if path.exists() else []
+    kept = [row for row in old if (row["measure"], row["device"]) not in measured]
+    write_csv(path, kept + rows)
 
 
 if __name__ == "__main__":

@@ -1,96 +1,74 @@
-"""What `python -m src.benchmark` measures of memory, of depth and of what a step is made of."""
+"""What a training step needs: its peak memory, and the operations that its time goes to."""
 
-import multiprocessing
-import os
 import resource
-from concurrent.futures import ProcessPoolExecutor
 
 import torch
+from torch.profiler import ProfilerActivity
 
-from src.benchmark import baselines
-from src.benchmark.baselines import DEVICE, bare, make_net, ours
-from src.benchmark.runner import NATIVE, PRECISIONS, for_net, in_process, in_turns, rows
-from src.report.results import Row
+from src.benchmark.baselines import DEVICE, NATIVE, PRECISIONS, make_bare_step
+from src.benchmark.runner import Settings, Task, make_rows, run_rounds
+from src.tables import Row
+
+MEMORY_NETS = (
+    "resnet110",
+    "resnet1202",
+)  # those deep enough for activation checkpointing to matter
+PROFILED_STEPS = 5
+OPERATIONS = 10  # that get a row of their own
 
 
-def _peak(net: str, precision: str, activation_checkpointing: bool) -> float:
-    step = baselines.bare_step(net, precision, activation_checkpointing=activation_checkpointing)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def measure_memory(settings: Settings) -> list[Row]:
+    """Measure the peak memory of a step at batch 128; on a CPU, the growth of the process."""
+    tasks: dict[tuple[str, str, str], Task] = {}
+    for net in MEMORY_NETS:
+        for precision in PRECISIONS:
+            for checkpointing in (False, True):
+                subject = f"activation_checkpointing={str(checkpointing).lower()}"
+                tasks[net, subject, precision] = _peak_gib, (net, precision, checkpointing)
+    # Once is enough: the peak does not depend on what else the machine is doing.
+    return make_rows("memory", run_rounds(tasks, 1), "GiB")
+
+
+def _peak_gib(net: str, precision: str, activation_checkpointing: bool) -> float:
+    step = make_bare_step(net, precision, activation_checkpointing=activation_checkpointing)
+    before = _peak_rss_kib()
     step()
     if DEVICE.type == "cuda":
         return torch.cuda.max_memory_allocated() / 2**30
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+    return (_peak_rss_kib() - before) / 2**20
 
 
-def memory(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """Peak memory of a training step at batch 128; on a CPU, what the process grows by."""
-    tasks = {
-        (net, "activation_checkpointing=true" if activation_checkpointing else "activation_checkpointing=false", p): (
-            _peak,
-            (net, p, activation_checkpointing),
-        )
-        for net in ("resnet110", "resnet1202")
-        for p in PRECISIONS
-        for activation_checkpointing in (False, True)
-    }
-    return rows("memory", in_turns(tasks, 1), "GiB")
+def _peak_rss_kib() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB on Linux
 
 
-def _per_multiply_add(net: str, count: int) -> float:
-    from src.models.complexity import multiply_adds
-
-    speed = bare(net, NATIVE, count)
-    return 1e12 / (speed * multiply_adds(make_net(net), (3, 32, 32)))
-
-
-def scale(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """Picoseconds of a bare step per multiply-add and image: the same for each n if cost grows as they do."""
-    depths = (20, 32, 44, 56, 110, 1202)
-    tasks = {
-        (f"resnet{d}", "bare step", NATIVE): (_per_multiply_add, (f"resnet{d}", for_net(iterations, f"resnet{d}")))
-        for d in depths
-    }
-    return rows("scale", in_turns(tasks, repeats), "ps/multiply-add")
+def measure_profile(settings: Settings) -> list[Row]:
+    """Profile a step; the trace, profile-NET.json.gz, opens in Perfetto (ui.perfetto.dev)."""
+    rows = []
+    for net in settings.nets:
+        spent = run_rounds({net: (_profile, (net, NATIVE))}, 1)[net][0]
+        first, others = spent[:OPERATIONS], spent[OPERATIONS:]
+        values = {(net, operation, NATIVE): [ms] for operation, ms in first}
+        values[net, "all else", NATIVE] = [sum(ms for _, ms in others)]
+        rows += make_rows("profile", values, "ms/step")
+    return rows
 
 
-def together(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """Images per second of several runs of src.train at once on one device, all of them together."""
-    net, values = nets[0], {}
-    for jobs in (1, 2, 4):
-        threads = str(max(1, (os.cpu_count() or 1) // jobs))
-        speeds = []
-        for _ in range(repeats):
-            os.environ["OMP_NUM_THREADS"] = threads
-            with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as processes:
-                task = (in_process, ours, (net, NATIVE, for_net(4 * iterations, net)))
-                speeds.append(sum(future.result() for future in [processes.submit(*task) for _ in range(jobs)]))
-            del os.environ["OMP_NUM_THREADS"]
-        values[net, f"{jobs} at once", NATIVE] = speeds
-    return rows("together", values, "images/s")
-
-
-def _profile(net: str, precision: str, count: int) -> list[tuple[str, float]]:
-    step = baselines.bare_step(net, precision)
-    for _ in range(3):
+def _profile(net: str, precision: str) -> list[tuple[str, float]]:
+    """Return the operations with their milliseconds per step, the longest first."""
+    step = make_bare_step(net, precision)
+    for _ in range(3):  # the first steps choose kernels and allocate memory
         step()
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if DEVICE.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
+
+    on_gpu = DEVICE.type == "cuda"
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if on_gpu else [])]
     with torch.profiler.profile(activities=activities) as profiler:
-        for _ in range(count):
+        for _ in range(PROFILED_STEPS):
             step()
     profiler.export_chrome_trace(f"profile-{net}.json.gz")
-    own = "self_device_time_total" if DEVICE.type == "cuda" else "self_cpu_time_total"
-    spent = [(event.key, getattr(event, own) / count / 1000) for event in profiler.key_averages()]
+
+    # Self time leaves out what an operation calls, so the rows add up to the step.
+    column = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    events = profiler.key_averages()
+    spent = [(event.key, getattr(event, column) / PROFILED_STEPS / 1000) for event in events]
     return sorted(spent, key=lambda pair: -pair[1])
-
-
-def profile(iterations: int, repeats: int, nets: list[str]) -> list[Row]:
-    """Where the time of a bare step goes; profile-NET.json.gz opens in Perfetto (ui.perfetto.dev)."""
-    found = []
-    for net in nets:
-        spent = in_turns({net: (_profile, (net, NATIVE, 5))}, 1)[net][0]
-        values = {(net, name, NATIVE): [milliseconds] for name, milliseconds in spent[:10]}
-        values[net, "all else", NATIVE] = [sum(milliseconds for _, milliseconds in spent[10:])]
-        found += rows("profile", values, "ms/step")
-    return found

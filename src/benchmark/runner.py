@@ -1,7 +1,7 @@
-"""How a measurement is taken: in a process to itself, in turns with those that it is compared with.
+"""How a value is measured: each task in its own process, in rounds of all tasks.
 
-A value is the median over the turns, and a ratio the median of the ratios within a turn, as the speed of a shared
-machine drifts.
+The speed of a shared machine drifts over minutes. Within one round it hardly does, so ratios are
+taken within a round, and the median over the rounds is reported.
 """
 
 import multiprocessing
@@ -10,53 +10,86 @@ import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
 from hydra import initialize_config_dir
 
-from src.cli import CONF
-from src.report.results import Row
-from src.training.precision import resolve_precision
+from src.config import CONF
+from src.tables import Row
 
-Task = tuple[Callable[..., float], tuple[Any, ...]]
-NATIVE = resolve_precision("auto", "auto")
-PRECISIONS = sorted({NATIVE, "32-true"}, reverse=True)
+COLUMNS = "measure,net,subject,precision,value,unit,src.train / this,repeats".split(",")
+# A function of this package with its arguments; both must be picklable.
+Task = tuple[Callable[..., Any], tuple[Any, ...]]
+Case = tuple[
+    str, str, str
+]  # net, subject (the implementation or setting that is measured), precision
 
 
-def in_turns(tasks: dict[Any, Task], repeats: int) -> dict[Any, list[float]]:
-    """Runs each task `repeats` times, one after the other in turn, each in a fresh process."""
-    values: dict[Any, list[float]] = {name: [] for name in tasks}
+@dataclass(frozen=True)
+class Settings:
+    """What the command line asks for.
+
+    Attributes:
+        iterations: timed iterations of resnet20; other nets get fewer, see `scaled_iterations`.
+        repeats: rounds.
+        nets: names of CIFAR-10 nets.
+    """
+
+    iterations: int
+    repeats: int
+    nets: list[str]
+
+
+def run_rounds(tasks: dict[Any, Task], repeats: int) -> dict[Any, list[Any]]:
+    """Run all tasks one after the other, `repeats` times over, each in a fresh process.
+
+    Returns:
+        For each key of `tasks`, one result per round.
+    """
+    results: dict[Any, list[Any]] = {key: [] for key in tasks}
     for _ in range(repeats):
-        for name, (function, arguments) in tasks.items():
+        for key, (function, arguments) in tasks.items():
+            # spawn: a forked process cannot use CUDA, and its peak memory includes the parent's.
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                values[name].append(process.submit(in_process, function, arguments).result())
-    return values
+                results[key].append(process.submit(_run_task, function, arguments).result())
+    return results
 
 
-def in_process(function: Callable[..., float], arguments: tuple[Any, ...]) -> float:
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
+def _run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return function(*arguments)
 
 
-def rows(
-    measure: str, values: dict[Any, list[float]], unit: str, ours_is: Callable[[Any], Any] | None = None
+def make_rows(
+    measure: str,
+    values: dict[Case, list[float]],
+    unit: str,
+    reference: Callable[[Case], Case] | None = None,
 ) -> list[Row]:
-    """A row for each (net, subject, precision); `ours_is` names the measurement that each is compared with."""
-    result = []
-    for name, own in values.items():
-        ratio = ""
-        if ours_is and ours_is(name) in values:
-            ratio = round(median(a / b for a, b in zip(values[ours_is(name)], own, strict=True)), 3)
-        net, subject, precision = name
-        result.append(
-            {"measure": measure, "net": net, "subject": subject, "precision": precision, "value": round(median(own), 3)}
-            | {"unit": unit, "src.train / this": ratio, "repeats": len(own)}
-        )
-    return result
+    """Return one result row per case.
+
+    Args:
+        measure: name for the column of that name.
+        values: for each case, one value per round.
+        unit: unit of the values.
+        reference: the case of `src.train` that a case is compared with; None for no comparison.
+    """
+    rows = []
+    for case, own in values.items():
+        ratio: float | str = ""
+        if reference:
+            # The median of the ratios, not the ratio of the medians: see the module's docstring.
+            ratios = [a / b for a, b in zip(values[reference(case)], own, strict=True)]
+            ratio = round(median(ratios), 3)
+        row = (measure, *case, round(median(own), 3), unit, ratio, len(own))
+        rows.append(dict(zip(COLUMNS, row, strict=True)))
+    return rows
 
 
-def for_net(iterations: int, net: str) -> int:
-    """As many iterations of this net as take the time of `iterations` of resnet20."""
-    return max(4, round(iterations * 20 / int(re.sub(r"\D", "", net))))
+def scaled_iterations(iterations: int, net: str) -> int:
+    """Return how many iterations of `net` take about as long as `iterations` of resnet20."""
+    depth = int(re.sub(r"\D", "", net))
+    return max(4, round(iterations * 20 / depth))

@@ -1,0 +1,1 @@
+"""Datasets, the training stream, and image transforms."""

@@ -1,4 +1,6 @@
-"""scikit-learn's 1,797 handwritten digits of 8x8 pixels: real images that come with the installation."""
+"""scikit-learn's 1,797 handwritten digits of 8x8 pixels: real images that need no download."""
+
+from typing import Any
 
 import numpy as np
 
@@ -6,18 +8,25 @@ from src.data.in_memory import ImagesInMemory
 
 
 class Digits(ImagesInMemory):
-    """The digits as 3-channel images of 0 .. 240. `test_images` of them, the same ones always, are for testing."""
+    """The digits as images of three equal channels, in 0 .. 240.
 
-    def __init__(self, test_images: int, **of_every_data_set: object) -> None:
-        super().__init__(**of_every_data_set)
+    Args:
+        test_images: Size of the test set, which does not depend on the seed of the run.
+        **common: Arguments of `ImagesInMemory`.
+    """
+
+    def __init__(self, test_images: int, **common: Any) -> None:
+        super().__init__(**common)
         self.test_images = test_images
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        from sklearn.datasets import load_digits
+        """Return training images and labels, then test images and labels."""
+        from sklearn.datasets import load_digits  # here, as importing scikit-learn takes a second
 
         digits = load_digits()
+        # Values are 0 .. 16: times 15 they fit into uint8.
         images = (15 * digits.images).astype(np.uint8)[..., None].repeat(3, axis=3)
+        labels = digits.target.astype(np.int64)
         order = np.random.default_rng(0).permutation(len(images))
         test, train = order[: self.test_images], order[self.test_images :]
-        labels = digits.target.astype(np.int64)
         return images[train], labels[train], images[test], labels[test]

@@ -1,6 +1,6 @@
-"""Photos in folders: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or a flat `val/` with a list of its classes.
+"""Images in folders: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or a flat `val/` with a list.
 
-The list is `val.txt`, or the ground truth in ImageNet's own devkit, an archive that lies beside val/.
+The list of classes is `val.txt`, or the ground truth in ImageNet's devkit, an archive next to val/.
 """
 
 import os
@@ -9,111 +9,153 @@ from pathlib import Path
 import numpy as np
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
+LINE_FORMAT = (
+    "one line for each image, as ILSVRC2012_val_00000001.JPEG n01751748 "
+    "(or 65, its index in the sorted wnids)"
+)
 
 
-class Files:
-    """The photos of a split as files below `folder`: `names`, bytes as `n01440764/a.JPEG`, and `labels`, int64."""
+class ImageFiles:
+    """The images of a split as files.
+
+    Args:
+        folder: The directory that holds them.
+        names: Paths below `folder`, as n01440764/a.JPEG.
+        labels: The class of each image.
+    """
 
     def __init__(self, folder: Path, names: list[str], labels: list[int]) -> None:
-        # An array of bytes rather than a list of strings, which each worker process would come to copy.
-        self.folder, self.names = folder, np.array([os.fsencode(name) for name in names])
+        self.folder = folder
+        # An array of bytes, not a list of strings: reference counts in a list make worker processes
+        # copy its memory.
+        self.names = np.array([os.fsencode(name) for name in names])
         self.labels = np.array(labels, np.int64)
 
-    def where(self, index: int) -> str:
+    def location(self, index: int) -> str:
+        """Return the path of an image."""
         return f"{self.folder}/{os.fsdecode(self.names[index])}"
 
     def read(self, index: int) -> np.ndarray:
-        """The file, uint8 [bytes]."""
-        return np.fromfile(self.where(index), np.uint8)
+        """Return the content of an image file, uint8 [bytes]."""
+        return np.fromfile(self.location(index), np.uint8)
 
 
-def read_folders(root: Path) -> tuple[Files, Files]:
-    """Training and validation photos below `root`; the classes are the names of the folders in train/, sorted.
+def read_folders(root: Path) -> tuple[ImageFiles, ImageFiles]:
+    """List the training and validation images below `root`; classes are the sorted wnids of train/.
 
-    Raises FileNotFoundError for a folder that is missing or empty, and ValueError for a val/ that does not fit.
+    Raises:
+        FileNotFoundError: If a directory is missing or empty.
+        ValueError: If val/ or its list does not match train/.
     """
     for split in ("train", "val"):
         if not (root / split).is_dir():
             raise FileNotFoundError(
-                f"there is no folder {(root / split).absolute()}: name with data.root= the folder that holds "
-                "train/<wnid>/*.JPEG and val/, or shards (*train*.tar and *val*.tar)"
+                f"there is no folder {(root / split).absolute()}: name with data.root= the folder "
+                "that holds train/<wnid>/*.JPEG and val/, or shards (*train*.tar and *val*.tar)"
             )
-    wnids = _folders(root / "train")
+
+    wnids = _subfolders(root / "train")
     if not wnids:
-        raise FileNotFoundError(f"{root / 'train'} has no folder in it: it must have one for each class, as n01440764")
-    val_wnids = _folders(root / "val")
-    strange = sorted(set(val_wnids) - set(wnids))
-    if strange:
-        raise ValueError(
-            f"{root / 'val'} has {len(strange)} classes that {root / 'train'} has not ({strange[0]}, ...): "
-            "bring train/ and val/ of the same data set"
+        raise FileNotFoundError(
+            f"{root / 'train'} has no folder in it: it needs one for each class, as n01440764"
         )
-    val = _in_folders(root / "val", val_wnids, wnids) if val_wnids else _listed(root, wnids)
-    return _in_folders(root / "train", wnids, wnids), val
+    val_wnids = _subfolders(root / "val")
+    unknown = sorted(set(val_wnids) - set(wnids))
+    if unknown:
+        raise ValueError(
+            f"{root / 'val'} has {len(unknown)} classes that {root / 'train'} does not have "
+            f"({unknown[0]}, ...): use train/ and val/ of the same dataset"
+        )
+
+    train = _images_by_class(root / "train", wnids, wnids)
+    if val_wnids:
+        return train, _images_by_class(root / "val", val_wnids, wnids)
+    return train, _images_by_list(root, wnids)
 
 
-def _folders(path: Path) -> list[str]:
-    return sorted(entry.name for entry in os.scandir(path) if entry.is_dir() and not entry.name.startswith("."))
+def _subfolders(path: Path) -> list[str]:
+    entries = os.scandir(path)
+    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
 
 def _files(path: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path) if not entry.name.startswith("."))
 
 
-def _in_folders(folder: Path, those: list[str], wnids: list[str]) -> Files:
-    names, labels, number = [], [], {wnid: label for label, wnid in enumerate(wnids)}
-    for wnid in those:
+def _images_by_class(folder: Path, classes: list[str], wnids: list[str]) -> ImageFiles:
+    """List the images of some classes, each in a directory of its own."""
+    names, labels = [], []
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    for wnid in classes:
         files = _files(folder / wnid)
         if not files:
-            raise FileNotFoundError(f"{folder / wnid} has no photo in it: unpack the class again, or remove the folder")
+            raise FileNotFoundError(
+                f"{folder / wnid} has no image in it: unpack the class again, or remove the folder"
+            )
         names += [f"{wnid}/{name}" for name in files]
-        labels += [number[wnid]] * len(files)
-    return Files(folder, names, labels)
+        labels += [label_of[wnid]] * len(files)
+    return ImageFiles(folder, names, labels)
 
 
-def _devkit_list(devkit: Path) -> list[str]:
-    """Lines as val.txt has them, of the devkit's ground truth; its numbers go by another order than the wnids'."""
+def _images_by_list(root: Path, wnids: list[str]) -> ImageFiles:
+    """List the images of a flat val/, with the classes from val.txt or from the devkit."""
+    folder, list_path, devkit = root / "val", root / "val.txt", root / DEVKIT
+    if list_path.exists():
+        lines = list_path.read_text().splitlines()
+    elif devkit.exists():
+        list_path, lines = devkit, _devkit_lines(devkit)
+    else:
+        raise FileNotFoundError(
+            f"{folder} has no folders of classes: put {DEVKIT} next to it, or {list_path} with "
+            f"the classes, {LINE_FORMAT}"
+        )
+    labels = _parse_lines(lines, list_path, wnids)
+
+    names = _files(folder)
+    unlisted, missing = sorted(set(names) - set(labels)), sorted(set(labels) - set(names))
+    for differing, what in (
+        (unlisted, "not listed in it"),
+        (missing, f"listed but not in {folder}"),
+    ):
+        if differing:
+            raise ValueError(
+                f"{list_path} does not match the images: {len(differing)} are {what}, the first is "
+                f"{differing[0]} ({len(names):,} images, {len(labels):,} lines)"
+            )
+    if not names:
+        raise FileNotFoundError(f"{folder} has no image in it: unpack the validation images there")
+    return ImageFiles(folder, names, [labels[name] for name in names])
+
+
+def _parse_lines(lines: list[str], path: Path, wnids: list[str]) -> dict[str, int]:
+    """Return the label of each image that a list names, by its wnid or by its label."""
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    label_of |= {str(label): label for label in range(len(wnids))}
+    labels = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if len(words) != 2 or words[1] not in label_of:
+            raise ValueError(
+                f"line {number} of {path} is {line!r}: expected {LINE_FORMAT}; "
+                f"train/ has {len(wnids)} classes, {wnids[0]} .. {wnids[-1]}"
+            )
+        name, label = words
+        if name in labels:
+            raise ValueError(f"line {number} of {path} lists {name} a second time")
+        labels[name] = label_of[label]
+    return labels
+
+
+def _devkit_lines(devkit: Path) -> list[str]:
+    """Return the devkit's ground truth as lines of val.txt."""
     from torchvision.datasets.imagenet import META_FILE, load_meta_file, parse_devkit_archive
 
+    # torchvision maps the devkit's class numbers, which are not in the order of the wnids, and
+    # saves the result next to the archive.
     if not (devkit.parent / META_FILE).exists():
         try:
             parse_devkit_archive(devkit.parent)
         except RuntimeError as error:
-            raise ValueError(f"{devkit} is not whole: fetch it again ({error})") from error
+            raise ValueError(f"{devkit} is incomplete: download it again ({error})") from error
     _, wnids = load_meta_file(devkit.parent)
     return [f"ILSVRC2012_val_{i:08}.JPEG {wnid}" for i, wnid in enumerate(wnids, 1)]
-
-
-def _listed(root: Path, wnids: list[str]) -> Files:
-    """Photos that lie flat in val/; lines of val.txt are as `ILSVRC2012_val_00000001.JPEG n01751748`, or the number of
-    the class among the sorted wnids, from 0, in place of the wnid.
-    """
-    form = "one line for each photo, as ILSVRC2012_val_00000001.JPEG n01751748 (or 65, its place in the sorted wnids)"
-    folder, path, devkit = root / "val", root / "val.txt", root / DEVKIT
-    if not path.exists() and not devkit.exists():
-        raise FileNotFoundError(
-            f"{folder} has no folders of classes, so put {DEVKIT} beside it, or {path} with the classes: {form}"
-        )
-    lines = path.read_text().splitlines() if path.exists() else _devkit_list(devkit)
-    path = path if path.exists() else devkit
-    numbers = {wnid: label for label, wnid in enumerate(wnids)} | {str(label): label for label in range(len(wnids))}
-    labels = {}
-    for i, line in enumerate(lines, 1):
-        words = line.split()
-        if len(words) != 2 or words[1] not in numbers:
-            classes = f"train/ has {len(wnids)} classes, {wnids[0]} .. {wnids[-1]}"
-            raise ValueError(f"line {i} of {path} does not fit, {line!r}: it must have {form}; {classes}")
-        if words[0] in labels:
-            raise ValueError(f"line {i} of {path} names {words[0]} a second time")
-        labels[words[0]] = numbers[words[1]]
-    names = _files(folder)
-    for some, others, what in ((names, labels, "not listed in it"), (labels, names, f"listed but not in {folder}")):
-        missing = sorted(set(some) - set(others))
-        if missing:
-            raise ValueError(
-                f"{path} does not fit the photos: {len(missing)} are {what}, {missing[0]} first "
-                f"({len(names):,} photos, {len(labels):,} lines)"
-            )
-    if not names:
-        raise FileNotFoundError(f"{folder} has no photo in it: unpack the validation photos there")
-    return Files(folder, names, [labels[name] for name in names])

@@ -1,32 +1,48 @@
-"""A data set small enough to lie in memory: one uint8 tensor of images on the training device."""
+"""Datasets held in memory: one uint8 tensor of images on the training device."""
 
 import hashlib
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from src.data.sampler import Batch, Stream, check_batch_divides, check_enough_images, train_val_split
-from src.data.transforms import CropParams, crop_and_flip, draw, normalize
+from src.data.image_datamodule import ImageDataModule
+from src.data.sampler import (
+    Batch,
+    TrainingStream,
+    check_batch_divides,
+    check_enough_images,
+    rank_and_world_size,
+    train_val_split,
+)
+from src.data.transforms import CropParams, crop_and_flip, nchw, normalize, random_crop_params
 
-TEST_BATCH = 500
+TEST_BATCH = 500  # images of a process
 
 
-class ImagesInMemory(LightningDataModule):
-    """Splits, normalization and augmentation of one data set; a subclass reads it.
+class ImagesInMemory(ImageDataModule):
+    """Splits, normalization and augmentation of a dataset; a subclass reads it.
 
     Args:
-        val_images: training images held out by seed for validation (45k/5k in Sec. 4.2); 0 trains on all.
-        normalization: "pixel" subtracts each pixel's mean over the training images and divides by nothing, as
-            the paper; "channel" subtracts the mean and divides by the deviation of each channel.
-        padding, flip: of the augmentation; see `augment.draw`.
-        seed, batch_size, iterations: of the training stream; testing needs the seed alone.
+        val_images: Training images held out for validation, chosen by the seed (45k/5k in
+            Sec. 4.2); 0 trains on all.
+        normalization: "pixel" subtracts the mean of each pixel over the training images and does
+            not divide, as in the paper; "channel" subtracts each channel's mean and divides by its
+            standard deviation.
+        padding: Pixels of zeros on each side, out of which images are cropped at random.
+        flip: Whether to flip half the images horizontally.
+        seed: Seed of the run.
+        batch_size: Images per iteration over all processes; needed for training only.
+        iterations: Length of the run; needed for training only.
+
+    Raises:
+        ValueError: If `normalization` is neither of its values.
     """
 
-    protocols = ("center",)
+    protocols = ("center",)  # of evaluation
 
     def __init__(
         self,
@@ -38,100 +54,135 @@ class ImagesInMemory(LightningDataModule):
         batch_size: int | None = None,
         iterations: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(val_images, seed, batch_size, iterations)
         if normalization not in ("pixel", "channel"):
-            raise ValueError(f"data.normalization={normalization} is not one of pixel and channel")
-        self.val_images, self.normalization = val_images, normalization
+            raise ValueError(f"data.normalization={normalization} is not one of pixel, channel")
+        self.normalization = normalization
         self.padding, self.flip = padding, flip
-        self.seed, self.batch_size, self.iterations = seed, batch_size, iterations
-        self.splits: dict[str, tuple[Tensor, Tensor]] = {}
+        self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images and labels
 
     @abstractmethod
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Training images uint8 [N, H, W, 3] and labels [N], then test images and labels."""
+        """Return training images uint8 [N, H, W, 3] and labels int64 [N], then the test set's."""
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """The labels of the test set, in order."""
+        return self.splits["test"][1].numpy()
 
     def setup(self, stage: str | None = None) -> None:
-        """Reads and splits the images, once.
+        """Read and split the images, once.
 
-        Raises ValueError if the validation set takes them all, or the batch does not divide among the devices.
+        Raises:
+            ValueError: If no image is left for training, or the batch does not divide among the
+                processes.
         """
         if self.splits:
-            return
-        check_batch_divides(self.batch_size, self._rank_and_world()[1])
+            return  # Lightning calls it for fit and for test
+        check_batch_divides(self.batch_size, rank_and_world_size(self.trainer)[1])
         images, labels, test_images, test_labels = self.read()
-        train, val = train_val_split(len(images), self.val_images, self.seed)
         self.image_shape = (3, *images.shape[1:3])
+        # Stored in checkpoints: a run must not resume on other images.
         self.fingerprint = fingerprint(images, labels, test_images, test_labels)
-        train_images = images[train]
-        self.train_images = len(train_images)
-        self.mean, self.std = torch.from_numpy(train_images.mean(0)).float(), None
-        if self.normalization == "channel":
-            self.mean = self.mean.double().mean((0, 1)).float()
-            self.std = torch.tensor([train_images[..., c].std() for c in range(3)]).float()
-        splits = {"train": (train_images, labels[train]), "test": (test_images, test_labels)}
+
+        train, val = train_val_split(len(images), self.val_images, self.seed)
+        self.train_images = len(train)
+        splits = {"train": (images[train], labels[train]), "test": (test_images, test_labels)}
         if self.val_images:
             splits["val"] = images[val], labels[val]
-        self.splits = {name: (torch.from_numpy(x), torch.from_numpy(y)) for name, (x, y) in splits.items()}
+        self.mean, self.std = self._statistics(splits["train"][0])
+        self.splits = {
+            split: (torch.from_numpy(x), torch.from_numpy(y)) for split, (x, y) in splits.items()
+        }
 
-    def train_dataloader(self) -> Stream:
-        """The training stream, from its first iteration."""
+    def _statistics(self, images: np.ndarray) -> tuple[Tensor, Tensor | None]:
+        """Return the mean, [H, W, 3] or [3], and the standard deviation [3] if it is used."""
+        mean = torch.from_numpy(images.mean(0)).float()
+        if self.normalization == "pixel":
+            return mean, None
+        # One channel at a time: NumPy makes a float64 copy.
+        std = torch.tensor([images[..., channel].std() for channel in range(3)]).float()
+        return mean.double().mean((0, 1)).float(), std
+
+    def train_dataloader(self) -> TrainingStream:
+        """Return the training stream from its first iteration."""
         images, labels, mean, std = self._on_device("train")
 
-        def make(indices: Tensor, rng: np.random.Generator, share: slice) -> Batch:
-            choices = torch.stack([indices, *draw(rng, len(indices), self.padding, self.flip)])[:, share]
-            indices, top, left, flip = choices.to(images.device, non_blocking=True)  # in one copy
+        def make_batch(indices: Tensor, rng: np.random.Generator, rank_slice: slice) -> Batch:
+            params = random_crop_params(rng, len(indices), self.padding, self.flip)
+            choices = torch.stack([indices, *params])[:, rank_slice]
+            # One copy to the device for all four.
+            indices, top, left, flip = choices.to(images.device, non_blocking=True)
+            # The paper does not state the order: normalized first, the padding is the mean color.
             batch = normalize(images.index_select(0, indices), mean, std)
             batch = crop_and_flip(batch, CropParams(top, left, flip.bool()), self.padding)
             return nchw(batch), labels.index_select(0, indices)
 
-        return Stream(make, len(images), self.batch_size, self.iterations, self.seed, *self._rank_and_world())
+        return self.training_stream(make_batch)
 
-    def val_dataloader(self) -> "Batches":
-        return self._batches("val" if "val" in self.splits else "test")
+    def val_dataloader(self) -> "InMemoryEvalLoader":
+        """Return the held-out images, or the test images if none are held out."""
+        return self._eval_loader("val" if "val" in self.splits else "test")
 
-    def test_dataloader(self) -> "Batches":
-        return self._batches("test")
+    def test_dataloader(self) -> "InMemoryEvalLoader":
+        """Return the test images."""
+        return self._eval_loader("test")
 
     def transfer_batch_to_device(self, batch: Batch, *_: object) -> Batch:
+        """Return the batch, which is on the device already."""
         return batch
 
-    def _batches(self, split: str) -> "Batches":
-        return Batches(*self._on_device(split), *self._rank_and_world())
+    def _eval_loader(self, split: str) -> "InMemoryEvalLoader":
+        return InMemoryEvalLoader(*self._on_device(split), *rank_and_world_size(self.trainer))
 
     def _on_device(self, split: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Return images, labels, mean and standard deviation on the training device."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        images, labels = (tensor.to(device) for tensor in self.splits[split])
         std = None if self.std is None else self.std.to(device)
-        return *(x.to(device) for x in (*self.splits[split], self.mean)), std
-
-    def _rank_and_world(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return images, labels, self.mean.to(device), std
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """A hash of all that the arrays hold, in 64 hexadecimal digits."""
+    """Hash everything that arrays hold, in 64 hexadecimal digits."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(np.ascontiguousarray(array))
+        # CIFAR-10's images are a transposed view, which hashlib refuses.
+        digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 
 
-class Batches:
-    """A split for testing: each image once over all processes, in order, not augmented."""
+class InMemoryEvalLoader:
+    """Iterates over the images of a split in order, without augmentation.
+
+    Each process gets every `world_size`-th image, so that each image is evaluated once.
+
+    Args:
+        images: uint8 [N, H, W, 3].
+        labels: int64 [N].
+        mean: As `normalize` takes it.
+        std: As `normalize` takes it.
+        rank: This process.
+        world_size: Number of processes.
+    """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, mean: Tensor, std: Tensor | None, rank: int = 0, world: int = 1
+        self,
+        images: Tensor,
+        labels: Tensor,
+        mean: Tensor,
+        std: Tensor | None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        check_enough_images(len(images), world)
-        self.images, self.labels, self.mean, self.std = images[rank::world], labels[rank::world], mean, std
+        check_enough_images(len(images), world_size)
+        self.images, self.labels = images[rank::world_size], labels[rank::world_size]
+        self.mean, self.std = mean, std
 
     def __len__(self) -> int:
-        return -(-len(self.images) // TEST_BATCH)
+        return math.ceil(len(self.images) / TEST_BATCH)
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels in zip(self.images.split(TEST_BATCH), self.labels.split(TEST_BATCH), strict=True):
+        batches = zip(self.images.split(TEST_BATCH), self.labels.split(TEST_BATCH), strict=True)
+        for images, labels in batches:
             yield nchw(normalize(images, self.mean, self.std)), labels
-
-
-def nchw(images: Tensor) -> Tensor:
-    """[N, H, W, C] seen as [N, C, H, W]: the same memory, which PyTorch then calls channels-last."""
-    return images.permute(0, 3, 1, 2)

@@ -1,0 +1,1 @@
+"""Evaluation of trained nets: protocols, ensembles, and weights from elsewhere."""

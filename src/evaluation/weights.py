@@ -1,18 +1,27 @@
-"""Reads weights, those of our own checkpoints and those from elsewhere, and never runs what a file may hold."""
+"""Load weights, from our own checkpoints or from elsewhere, without running code from the file."""
 
 import re
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+INSTALL_EXPORT_PACKAGES = "uv pip install --python .venv/bin/python --group export"
+
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file: bare or under `state_dict`, its keys with or without `module.` or `net.` in front.
+    """Read the state dict in a file.
 
-    A file is torch.save's, or by its name .safetensors. Raises FileNotFoundError, or ValueError if the file holds
-    anything but tensors and plain values, or if the package that reads it is missing.
+    Args:
+        path: A .safetensors file, or one that torch.save wrote. The state dict may be bare or
+            under the key `state_dict`, its keys with or without the prefix `module.` or `net.`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds anything but tensors and plain values, or if safetensors is
+            not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -20,47 +29,74 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            content: Any = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            # Unpickling can run any code; weights_only refuses everything but tensors and the like.
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except ModuleNotFoundError as error:
-        install = "uv pip install --python .venv/bin/python --group export"
-        raise ValueError(f"{path} needs safetensors, which {install} brings") from error
-    except Exception as error:  # garbage can break a reader anywhere
-        maker = "safetensors" if path.suffix == ".safetensors" else "torch.save"
-        raise ValueError(f"{path} is not a file of tensors alone, as {maker} makes one of a state dict") from error
-    state = state.get("state_dict", state) if isinstance(state, dict) else {}
+        raise ValueError(
+            f"{path} needs the package safetensors: {INSTALL_EXPORT_PACKAGES}"
+        ) from error
+    except Exception as error:  # a damaged file can make the readers raise anything
+        writer = "safetensors" if path.suffix == ".safetensors" else "torch.save"
+        raise ValueError(
+            f"{path} is damaged or contains more than tensors: it must be a state dict, saved by "
+            f"{writer}"
+        ) from error
+
+    state = content.get("state_dict", content) if isinstance(content, dict) else {}
+    # DataParallel prepends `module.` to the names, our LightningModule `net.`.
     state = {re.sub(r"^(module\.|net\.)+", "", str(key)): value for key, value in state.items()}
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} holds no state dict: a mapping of names to tensors, bare or under `state_dict`")
+        raise ValueError(
+            f"{path} holds no state dict, that is, a dict from names to tensors, bare or under "
+            "the key `state_dict`"
+        )
     return state
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
-    """Puts a state dict into a net. Raises ValueError, naming the first keys that differ, if it is of another.
+    """Load a state dict into a net.
 
-    Biases of convolutions that the net has none for, batch norm taking them away again, are taken in.
+    A convolution's bias that the net does not have is folded into the batch norm after it.
+
+    Raises:
+        ValueError: If the names or shapes differ from the net's; the first of them are named.
     """
-    state = without_biases(net, state)
-    own = {key: tuple(value.shape) for key, value in net.state_dict().items()}
+    state = _fold_conv_biases(net, state)
+    ours = {key: tuple(value.shape) for key, value in net.state_dict().items()}
     given = {key: tuple(value.shape) for key, value in state.items()}
-    # Weights saved before PyTorch 0.4.1 do not count batches; with a fixed momentum nothing depends on it.
-    differ = [k for k in {**own, **given} if own.get(k) != given.get(k) and not k.endswith("num_batches_tracked")]
-    if differ:
-        first = ", ".join(f"{k}: {given.get(k, 'none')} given, {own.get(k, 'none')} in the net" for k in differ[:3])
-        raise ValueError(f"these are weights of another net: {len(differ)} keys differ, first {first}")
+    # Weights saved before PyTorch 0.4.1 lack num_batches_tracked. With a fixed momentum, nothing
+    # depends on it.
+    different = [
+        key
+        for key in {**ours, **given}
+        if ours.get(key) != given.get(key) and not key.endswith("num_batches_tracked")
+    ]
+    if different:
+        first = ", ".join(
+            f"{key}: {given.get(key, 'missing')} in the weights, {ours.get(key, 'missing')} in "
+            "the net"
+            for key in different[:3]
+        )
+        raise ValueError(
+            f"the weights are of another net: {len(different)} keys differ, first {first}"
+        )
     net.load_state_dict(state, strict=False)
 
 
-def without_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict with each such bias subtracted from the running mean of the batch norm that follows.
+def _fold_conv_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Subtract biases of convolutions from the running mean of the batch norm that follows.
 
-    When testing that is the same, exactly.
+    Batch norm removes any constant that its input contains, so in evaluation the result is
+    exactly that of the convolution with its bias. The authors' released ResNet-50 has such a bias.
     """
     state = dict(state)
     for (name, layer), (norm_name, norm) in pairwise(net.named_modules()):
+        if not isinstance(layer, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
+            continue
         bias, mean = f"{name}.bias", f"{norm_name}.running_mean"
-        follows = isinstance(layer, nn.Conv2d) and layer.bias is None and isinstance(norm, nn.BatchNorm2d)
-        if follows and {bias, mean} <= state.keys() and state[bias].shape == state[mean].shape:
+        foldable = layer.bias is None and {bias, mean} <= state.keys()
+        if foldable and state[bias].shape == state[mean].shape:
             state[mean] = state[mean] - state.pop(bias)
     return state

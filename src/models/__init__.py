@@ -1,0 +1,1 @@
+"""The nets, their complexity, and activation checkpointing."""

@@ -1,4 +1,4 @@
-"""What a net costs, and what it sees."""
+"""Complexity of a net: parameters, multiply-adds, memory for activations, receptive field."""
 
 import copy
 
@@ -7,48 +7,73 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
-def parameters(net: nn.Module) -> int:
+def count_parameters(net: nn.Module) -> int:
+    """Count the learned numbers of a net, those of batch norm included."""
     return sum(p.numel() for p in net.parameters())
 
 
-def multiply_adds(net: nn.Module, image: tuple[int, int, int]) -> int:
-    """Multiply-adds of the convolutions and fully connected layers for one image [C, H, W] ("FLOPs" in Table 1)."""
+def count_multiply_adds(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Count the multiply-adds of one forward pass, which Table 1 calls "FLOPs".
+
+    Only convolutions and fully connected layers count, as in the paper.
+
+    Args:
+        net: The net, on any device.
+        image_shape: Channels, height and width of one image.
+
+    Returns:
+        Multiply-adds for one image.
+    """
+    # Tensors on the meta device have a shape but no memory and no arithmetic.
     net = copy.deepcopy(net).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        net(torch.empty(1, *image, device="meta"))
-    return counter.get_total_flops() // 2
+        net(torch.empty(1, *image_shape, device="meta"))
+    return counter.get_total_flops() // 2  # torch counts a multiply-add as two operations
 
 
-def activation_bytes(net: nn.Module, image: tuple[int, int, int]) -> int:
-    """Bytes kept in fp32 from the forward pass to the backward pass of training, for each image [C, H, W] of a batch.
+def activation_bytes(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Compute the memory that training in fp32 needs for the activations of each image of a batch.
 
-    What autograd keeps, the image itself among it: memory that layers share counts once, weights and the statistics
-    of batch norm (all that is kept in one dimension) not at all, as a larger batch has no more of them.
+    This is everything that autograd keeps from the forward pass for the backward pass, the image
+    included. Memory that layers share counts once.
+
+    Args:
+        net: The net, on any device.
+        image_shape: Channels, height and width of one image.
+
+    Returns:
+        Bytes for one image.
     """
     net = copy.deepcopy(net).to("meta").train()
-    kept: set[torch.UntypedStorage] = set()
+    weights = {weight.untyped_storage() for weight in net.parameters()}
+    saved: set[torch.UntypedStorage] = set()
 
-    def keep(tensor: Tensor) -> Tensor:
+    def record(tensor: Tensor) -> Tensor:
+        # One-dimensional tensors are batch norm statistics, which do not grow with the batch.
         if tensor.dim() > 1:
-            kept.add(tensor.untyped_storage())
+            saved.add(tensor.untyped_storage())
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        net(torch.empty(1, *image, device="meta"))
-    return sum(storage.nbytes() for storage in kept - {weight.untyped_storage() for weight in net.parameters()})
+    with torch.autograd.graph.saved_tensors_hooks(record, lambda tensor: tensor):
+        net(torch.empty(1, *image_shape, device="meta"))
+    return sum(storage.nbytes() for storage in saved - weights)
 
 
 def receptive_field(net: nn.Module) -> int:
-    """Pixels a side of the image that one pixel of the last map depends on, the map that is averaged or goes to the fc.
+    """Compute the receptive field of the last feature map, before average pooling or fc layers.
 
-    By kernels, strides and dilations on the longest way through convolutions and pools, which come in this order in
-    all nets here; the projections and gates of shortcuts add nothing to it.
+    It follows from kernels, strides and dilations along the longest path. In all nets here,
+    `named_modules` lists the layers of that path in the order of the forward pass.
+
+    Returns:
+        Side length in pixels of the square of the image that one value of the map depends on.
     """
-    pixels = step = 1
+    size = total_stride = 1
     for name, layer in net.named_modules():
+        # Projections and gates, below `downsample`, are 1x1 and in parallel with longer branches.
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and "downsample" not in name:
             geometry = (layer.kernel_size, layer.stride, layer.dilation)
             kernel, stride, dilation = (x if isinstance(x, int) else x[0] for x in geometry)
-            pixels += dilation * (kernel - 1) * step
-            step *= stride
-    return pixels
+            size += dilation * (kernel - 1) * total_stride
+            total_stride *= stride
+    return size

@@ -1,9 +1,9 @@
-"""Pre-activation residual nets of He et al. 2016, Identity Mappings in Deep Residual Networks, for CIFAR-10.
+"""Pre-activation residual nets of He et al. 2016, for CIFAR-10.
 
-Batch norm and ReLU come before each convolution, and nothing after an addition: from block to block, what one adds
-reaches all later ones as it is. Two places are special (Appendix). The first activation of all stands right after
-the net's first convolution, before the paths part, and one more follows the last addition. A shortcut that is not
-the identity takes the activated input, as in the authors' released code.
+From "Identity Mappings in Deep Residual Networks". Batch norm and ReLU come before each convolution
+and nothing follows the addition, so that shortcuts carry a signal unchanged from block to block.
+The ends of the net are special (Appendix of that paper): the first activation directly follows the
+first convolution, before the first shortcut, and one more follows the last addition.
 """
 
 from functools import partial
@@ -11,48 +11,73 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.resnet import BOTTLENECK_EXPANSION, ResidualNet, checked, cifar_net, conv, make_shortcut
+from src.models.blocks import (
+    BOTTLENECK_EXPANSION,
+    conv1x1,
+    conv3x3,
+    make_shortcut,
+    validate_shortcut,
+)
+from src.models.resnet import ResidualNet, cifar_net
 
 
-def shortcut_without_norm(option: str, in_channels: int, out_channels: int, stride: int) -> nn.Module:
-    """The shortcut of one block, A, B or C; a projection is followed by no batch norm, as nothing is here."""
+def make_preact_shortcut(
+    option: str, in_channels: int, out_channels: int, stride: int
+) -> nn.Module:
+    """Make shortcut A, B or C; no batch norm follows the projection of a pre-activation block."""
     shortcut = make_shortcut(option, in_channels, out_channels, stride)
+    assert shortcut is not None, "only plain nets have none"
     return shortcut[0] if isinstance(shortcut, nn.Sequential) else shortcut
 
 
-class PreactivationBlock(nn.Module):
-    """Two 3x3 layers, [N, in_channels, H, W] -> [N, width, H/stride, W/stride] (Fig. 4e)."""
+class PreActBlock(nn.Module):
+    """Two 3x3 layers and a shortcut around them (Fig. 4e), arguments as in `BasicBlock`.
 
-    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str) -> None:
+    Maps [N, in_channels, H, W] to [N, width, H/stride, W/stride].
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str
+    ) -> None:
         super().__init__()
-        self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), conv(in_channels, width, 3, stride, dilation)
-        self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3, 1, dilation)
-        self.downsample = shortcut_without_norm(shortcut, in_channels, width, stride)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv3x3(in_channels, width, stride, dilation)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, dilation=dilation)
+        self.downsample = make_preact_shortcut(shortcut, in_channels, width, stride)
         self.out_channels = width
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         y = F.relu(self.bn1(x))
+        # As in the authors' code, a shortcut that is not the identity takes the activated input.
         shortcut = x if isinstance(self.downsample, nn.Identity) else self.downsample(y)
         y = self.conv1(y)
         y = self.conv2(F.relu(self.bn2(y)))
         return y + shortcut
 
 
-class PreactivationBottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 layers, [N, in_channels, H, W] -> [N, 4 width, H/stride, W/stride].
+class PreActBottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 layers and a shortcut around them, arguments as in `BasicBlock`.
 
-    The stride is in the first 1x1 layer.
+    Maps [N, in_channels, H, W] to [N, 4 width, H/stride, W/stride]. The first layer strides.
     """
 
-    def __init__(self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str) -> None:
+    def __init__(
+        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str
+    ) -> None:
         super().__init__()
         self.out_channels = BOTTLENECK_EXPANSION * width
-        self.bn1, self.conv1 = nn.BatchNorm2d(in_channels), conv(in_channels, width, 1, stride)
-        self.bn2, self.conv2 = nn.BatchNorm2d(width), conv(width, width, 3, 1, dilation)
-        self.bn3, self.conv3 = nn.BatchNorm2d(width), conv(width, self.out_channels, 1)
-        self.downsample = shortcut_without_norm(shortcut, in_channels, self.out_channels, stride)
+        self.bn1 = nn.BatchNorm2d(in_channels)
+        self.conv1 = conv1x1(in_channels, width, stride)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv2 = conv3x3(width, width, dilation=dilation)
+        self.bn3 = nn.BatchNorm2d(width)
+        self.conv3 = conv1x1(width, self.out_channels)
+        self.downsample = make_preact_shortcut(shortcut, in_channels, self.out_channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block's output."""
         y = F.relu(self.bn1(x))
         shortcut = x if isinstance(self.downsample, nn.Identity) else self.downsample(y)
         y = self.conv1(y)
@@ -61,20 +86,23 @@ class PreactivationBottleneck(nn.Module):
         return y + shortcut
 
 
-def with_first_and_last_activation(net: ResidualNet) -> ResidualNet:
-    """The net with an activation after its last addition, and its first block without the one that conv1 has."""
-    net.layer1[0].bn1 = nn.Identity()  # and the ReLU of a ReLU changes nothing
+def preact_resnet(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
+    """Make the pre-activation net of 6n+2 layers, with basic blocks and shortcuts A, B or C."""
+    validate_shortcut(shortcut)
+    net = cifar_net(partial(PreActBlock, shortcut=shortcut), n, num_classes, init)
+    return _activate_ends(net)
+
+
+def preact_resnet_bottleneck(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
+    """Make the pre-activation net of 9n+2 layers with bottlenecks: 164 and 1001 in Table 4."""
+    validate_shortcut(shortcut)
+    make_block = partial(PreActBottleneck, shortcut=shortcut)
+    return _activate_ends(cifar_net(make_block, n, num_classes, init, layers_per_n=9))
+
+
+def _activate_ends(net: ResidualNet) -> ResidualNet:
+    # The net's own bn1 and ReLU follow its first convolution already. The first block's ReLU
+    # remains, which changes nothing after another ReLU.
+    net.blocks()[0].bn1 = nn.Identity()
     net.final = nn.Sequential(nn.BatchNorm2d(net.fc.in_features), nn.ReLU())
     return net
-
-
-def preactivation(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
-    """The net of 6n+2 layers in blocks of two. Raises ValueError for another n than 1, 2, ..., or another shortcut."""
-    block = partial(PreactivationBlock, shortcut=checked(shortcut))
-    return with_first_and_last_activation(cifar_net(block, n, num_classes, init))
-
-
-def preactivation_bottleneck(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
-    """The net of 9n+2 layers in bottlenecks: 164 and 1001 in the paper (Table 4). Raises ValueError likewise."""
-    block = partial(PreactivationBottleneck, shortcut=checked(shortcut))
-    return with_first_and_last_activation(cifar_net(block, n, num_classes, init, layers=9))

@@ -1,22 +1,25 @@
-"""VGG nets of Simonyan and Zisserman 2014, Very Deep Convolutional Networks for Large-Scale Image Recognition.
+"""VGG nets of Simonyan and Zisserman 2014, for ImageNet.
 
-Layers carry torchvision's names, so that weights move between the two.
+From "Very Deep Convolutional Networks for Large-Scale Image Recognition"; sections and tables below
+are those of that paper. Modules have the names that torchvision gives them, which lets weights move
+between the two.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 
-from src.models.resnet import checkpointed
+from src.models.activation_checkpointing import checkpointed_forward
 
 WIDTHS = (64, 128, 256, 512, 512)
 FC_WIDTH = 4096
-WINDOW = 7  # pixels a side that the first fc layer takes: the whole last map of a 224x224 image
-# Table 1: convolutions per stage in nets A, B, D and E.
+WINDOW = 7  # side length of the map that the first fc layer takes: the last map of a 224x224 image
+# Table 1: convolutions per stage of nets A, B, D and E.
 VGG_NETS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-INITS = {
+INITS: dict[str, Callable[[Tensor], Any]] = {
     "glorot": nn.init.xavier_uniform_,
     "normal": partial(nn.init.normal_, std=0.1),
     "fan_in": partial(nn.init.kaiming_normal_, mode="fan_in", nonlinearity="relu"),
@@ -25,15 +28,25 @@ INITS = {
 
 
 class VGG(nn.Module):
-    """Images [N, 3, H, W] to class scores [N, num_classes]: stages of convolutions, each pooled, then three fc layers.
+    """Images [N, 3, H, W] to class scores [N, num_classes]: pooled stages, then three fc layers.
 
-    On images larger than 224x224 this is dense testing (Sec. 3.2): the fc layers take each 7x7 window of the last map,
-    as a 7x7 and two 1x1 convolutions would, one position for every 32 pixels, and the scores of all positions are
-    averaged. So one call serves every image size here as in `ResidualNet`, whose fc layer, being linear, gives the same
-    at each position and then averaged as once after average pooling. (torchvision pools larger images to 7x7.)
+    Images larger than 224x224 are tested densely (Sec. 3.2): the fc layers take each 7x7 window of
+    the last map, as one 7x7 and two 1x1 convolutions would, and the scores of all windows are
+    averaged. (torchvision instead pools the map of a larger image to 7x7.) A `ResidualNet` tests
+    densely as it is, because its one fc layer is linear: scoring the average of all positions
+    equals averaging the scores of all positions.
 
-    `kernels` has for each stage the sizes of its convolutions. With `activation_checkpointing` set, the activations inside a stage
-    are not kept for the backward pass but computed again (see `checkpointed`). Raises ValueError for smaller images.
+    With the attribute `activation_checkpointing` set, training computes the activations inside the
+    stages a second time instead of keeping them.
+
+    Args:
+        kernels: For each stage, the kernel sizes of its convolutions.
+        widths: Channels of each stage.
+        fc_width: Width of the first two fc layers.
+        batch_norm: Whether batch norm follows each convolution.
+        dropout: Probability of dropout after the first two fc layers.
+        num_classes: Number of class scores.
+        init: Initialization of the weights, a key of `INITS`; biases start at zero.
     """
 
     activation_checkpointing = False
@@ -51,7 +64,9 @@ class VGG(nn.Module):
         super().__init__()
         if init not in INITS:
             raise ValueError(f"init={init} is not one of {', '.join(INITS)}")
-        self.features, self.ends = nn.Sequential(), [0]
+
+        self.features = nn.Sequential()
+        self.stage_ends = [0]
         channels = 3
         for width, sizes in zip(widths, kernels, strict=True):
             for size in sizes:
@@ -61,7 +76,8 @@ class VGG(nn.Module):
                 self.features.append(nn.ReLU())
                 channels = width
             self.features.append(nn.MaxPool2d(2, 2))
-            self.ends.append(len(self.features))
+            self.stage_ends.append(len(self.features))
+
         self.classifier = nn.Sequential(
             nn.Linear(channels * WINDOW**2, fc_width),
             nn.ReLU(),
@@ -71,43 +87,56 @@ class VGG(nn.Module):
             nn.Dropout(dropout),
             nn.Linear(fc_width, num_classes),
         )
-        self.smallest = WINDOW * 2 ** len(widths)
+        self.min_image_size = WINDOW * 2 ** len(widths)
+
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 INITS[init](module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the class scores."""
         height, width = x.shape[2:]
-        if min(height, width) < self.smallest:
-            raise ValueError(f"images of {height}x{width} are too small: a VGG net takes {self.smallest} pixels a side")
-        for start, end in pairwise(self.ends):
+        if min(height, width) < self.min_image_size:
+            raise ValueError(
+                f"images of {height}x{width} are too small: "
+                f"a VGG net takes {self.min_image_size} pixels a side"
+            )
+        checkpointing = self.activation_checkpointing and self.training
+        for start, end in pairwise(self.stage_ends):
             stage = self.features[start:end]
-            x = checkpointed(stage, x) if self.activation_checkpointing and self.training else stage(x)
+            x = checkpointed_forward(stage, x) if checkpointing else stage(x)
+
         windows = x.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [N, channels, rows, columns, 7, 7]
         return self.classifier(windows.movedim(1, 3).flatten(3)).mean((1, 2))
 
     @property
     def depth(self) -> int:
-        """Weighted layers from image to scores (Table 1)."""
+        """Number of layers with weights from image to scores (Table 1)."""
         return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in self.modules())
 
 
-def vgg(depth: int, conv1x1: bool, batch_norm: bool, dropout: float, num_classes: int, init: str) -> VGG:
-    """Net A, B, D or E of Table 1, by its depth of 11, 13, 16 or 19 layers, or C: 16 layers with `conv1x1`.
+def vgg(
+    depth: int, conv1x1: bool, batch_norm: bool, dropout: float, num_classes: int, init: str
+) -> VGG:
+    """Make net A, B, D or E of Table 1, of 11, 13, 16 or 19 layers, or C: 16 with `conv1x1`.
 
     Args:
-        conv1x1: make the third convolution of the last three stages 1x1.
-        batch_norm: after each convolution; the paper has none.
-        dropout: after the first two fc layers.
-        init: of all weights, the biases being zero; see conf/model/vgg11.yaml.
+        depth: 11, 13, 16 or 19.
+        conv1x1: Whether the third convolution of the last three stages is 1x1.
+        batch_norm: Whether batch norm follows each convolution; the paper has none.
+        dropout: Probability of dropout after the first two fc layers.
+        num_classes: Number of class scores.
+        init: Initialization of the weights, see conf/model/vgg11.yaml.
 
-    Raises ValueError for a net or an init that is not there.
+    Raises:
+        ValueError: There is no such net or initialization.
     """
     if depth not in VGG_NETS or (conv1x1 and depth != 16):
         raise ValueError(
-            f"there is no net of {depth} layers{' with 1x1 convolutions' if conv1x1 else ''} in Table 1 of the VGG "
-            f"paper: it has {sorted(VGG_NETS)}, and with 1x1 convolutions 16"
+            f"there is no net of {depth} layers{' with 1x1 convolutions' if conv1x1 else ''} in "
+            f"Table 1 of the VGG paper: it has {sorted(VGG_NETS)}, and with 1x1 convolutions 16"
         )
     kernels = [[3] * count for count in VGG_NETS[depth]]
     if conv1x1:

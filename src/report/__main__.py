@@ -1,4 +1,4 @@
-"""Shows runs, finished and unfinished: `python -m src.report runs/cifar10 -o report`."""
+"""Make tables, figures and a page of runs: `python -m src.report runs/cifar10 -o report`."""
 
 import argparse
 import re
@@ -7,82 +7,112 @@ from pathlib import Path
 
 import yaml
 
-from src.report.comparison import CONF, grouped
-from src.report.results import LeftOut, Run, read_runs, write_csv
-from src.report.results_table import degradation, fill_in, results_table
+from src.report.comparison import group_by
+from src.report.results import Run, Skipped, read_runs
+from src.report.results_table import degradation, fill_tables, results_table
+from src.runs.config_files import CONF
+from src.runs.run_dir import RunDir
+from src.tables import write_csv
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(
         prog="python -m src.report",
-        description="Reads run folders and writes, for every data set, the results (CSV), the curves and what single "
-        "layers do (SVG and PNG), and one page of everything (index.html). It prints the results.",
+        description="Read run directories, finished or not, and write for each data set the "
+        "results (CSV), error curves and layer statistics (SVG and PNG), and one page of "
+        "everything (index.html). The results are also printed.",
     )
-    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help="run folders, or folders of them")
-    parser.add_argument("-o", dest="out", type=Path, default=Path("report"), help="where to write (default: report)")
-    parser.add_argument("--wandb", action="store_true", help="also send finished runs to W&B, with a workspace of them")
-    parser.add_argument("--nets", action="store_true", help="instead, print and write the table of nets, nets.csv")
-    parser.add_argument("--readme", type=Path, help="instead, bring the tables of this Markdown file up to date")
+    parser.add_argument(
+        "runs",
+        nargs="*",
+        type=Path,
+        default=[Path("runs")],
+        help="run directories, or directories that contain some (default: runs)",
+    )
+    parser.add_argument(
+        "-o",
+        dest="out",
+        type=Path,
+        default=Path("report"),
+        help="the directory to write to (default: report)",
+    )
+    parser.add_argument(
+        "--wandb",
+        action="store_true",
+        help="also send the finished runs to W&B, and save a workspace that compares them",
+    )
+    parser.add_argument(
+        "--readme",
+        type=Path,
+        metavar="FILE",
+        help="only update the generated tables of this Markdown file",
+    )
     options = parser.parse_args()
     if options.readme:
-        options.readme.write_text(fill_in(options.readme.read_text(), options.readme.parent))
+        text = fill_tables(options.readme.read_text(), options.readme.parent)
+        options.readme.write_text(text)
         return
-    if options.nets:
-        from src.summary import show_nets
 
-        options.out.mkdir(parents=True, exist_ok=True)
-        show_nets(out=options.out / "nets.csv")
-        return
-    runs, left_out = read_runs(options.runs)
-    for place, why in left_out:
-        print(f"left out: {place} {why}", file=sys.stderr)
+    runs, skipped = read_runs(options.runs)
+    for path, reason in skipped:
+        print(f"skipped: {path} {reason}", file=sys.stderr)
     for run in runs:
         if run.state != "finished":
-            why = f": {run.why}" if run.why else ""
-            print(f"not in the results, {run.state}: {run.folder.path}{why}", file=sys.stderr)
+            error = f": {run.error}" if run.error else ""
+            print(f"not in the results, {run.state}: {run.path}{error}", file=sys.stderr)
     if not runs:
         sys.exit(f"there is no run in {', '.join(map(str, options.runs))}")
-    write(runs, left_out, options.out)
+    write_report(runs, skipped, options.out)
     if options.wandb:
-        show_in_wandb(runs)
+        send_to_wandb(runs)
 
 
-def write(runs: list[Run], left_out: LeftOut, out: Path) -> None:
-    """Writes everything into `out`, and prints the results and where everything is."""
+def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
+    """Write tables, figures and the page into `out`, and print the results."""
+    # Here, so that --help and --readme do not wait for matplotlib and Plotly.
     from src.report.curves import draw_curves
+    from src.report.figures import save_figure
     from src.report.html import write_page
     from src.report.layer_plots import draw_gradients, draw_responses
 
+    drawings = {"": draw_curves, "-responses": draw_responses, "-gradients": draw_gradients}
     out.mkdir(parents=True, exist_ok=True)
-    by_data, figures = grouped(runs, lambda run: run.row["data"]), {}
-    for data, of_data in by_data.items():
+    by_data = group_by(runs, lambda run: run.row["data"])
+    layer_figures: dict[str, list[Path]] = {}
+    for data, members in by_data.items():
+        # The name comes from a config file, which may be a stranger's.
         path = out / re.sub(r"[^\w.+-]+", "_", data)
-        rows = [row for run in of_data for row in run.tests]
-        written = []
+        layer_figures[data], written = [], []
+        rows = [row for run in members for row in run.evaluations]
         if rows:
-            write_csv(path.with_name(path.name + ".csv"), rows)
+            write_csv(path.with_name(f"{path.name}.csv"), rows)
             written.append(".csv")
             print(results_table(rows))
-        drawn = {"": draw_curves, "-responses": draw_responses, "-gradients": draw_gradients}
-        names = [name for name, draw in drawn.items() if draw(of_data, path.with_name(path.name + name))]
-        written += [f"{name}{suffix}" for name in names for suffix in (".svg", ".png")]
-        figures[data] = [path.with_name(f"{path.name}{name}.svg") for name in names if name]
-        for line in degradation(of_data):
-            print(line)
+        for name, draw in drawings.items():
+            figure = draw(members)
+            if figure:
+                save_figure(figure, path.with_name(path.name + name))
+                written += [f"{name}.svg", f"{name}.png"]
+            if figure and name:  # the page has curves of its own
+                layer_figures[data].append(path.with_name(f"{path.name}{name}.svg"))
+        for sentence in degradation(members):
+            print(sentence)
         if written:
             print(f"written: {path}{', '.join(written)}")
-    write_page(out / "index.html", by_data, left_out, figures)
+    write_page(out / "index.html", by_data, skipped, layer_figures)
     print(f"written: {out / 'index.html'}")
 
 
-def show_in_wandb(runs: list[Run]) -> None:
-    """Sends the finished runs to the project that conf/logger/wandb.yaml names, and the workspace of them."""
-    from src.report.wandb_workspace import save, send
+def send_to_wandb(runs: list[Run]) -> None:
+    """Send finished runs and a workspace to the project that conf/logger/wandb.yaml names."""
+    from src.report.wandb_workspace import save_workspace, send_runs
 
     logger = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
-    finished = [(run.folder, run.row["family"]) for run in runs if run.state == "finished"]
-    send(finished, logger["project"], logger["entity"])
-    save(logger["project"], logger["entity"])
+    project, entity = logger["project"], logger["entity"]
+    finished = [run for run in runs if run.state == "finished"]
+    send_runs([RunDir(run.path, run.config) for run in finished], project, entity)
+    save_workspace(project, entity)
 
 
 if __name__ == "__main__":

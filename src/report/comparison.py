@@ -1,102 +1,153 @@
-"""Which runs may be averaged or set beside each other, and which beside the paper: by their configs."""
+"""Decide which runs may be averaged, compared with each other, or compared with the paper."""
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
-from src.runs.naming import flatten, identity
+from src.runs.config_files import chosen_values
+from src.runs.naming import identity_keys
+from src.tables import Row, read_csv
 
 Config = dict[str, Any]
+Item = TypeVar("Item")
+Key = TypeVar("Key", bound=Hashable)
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
-# What runs may differ in and still be: seeds of one run, depths of one kind of net, nets trained in one way.
-SEED, DEPTH, NET = r"seed", r"seed|model\.(n|depth)", r"seed|model\..*"
-# The paper's data, and what may differ from its training: which net, its split (which the paper leaves open),
-# precision, and what only decides when something is written.
+PAPER_RESULTS = Path(__file__).with_name("paper_results.csv")
+
+# Keys to leave out of a comparison: of the seeds of one run, of the depths of one kind of net, and
+# of all nets that were trained in one way.
+SEED = r"seed"
+DEPTH = r"seed|model\.(n|depth)"
+NET = r"seed|model\..*"
+
 PAPER_DATA = ("cifar10", "imagenet")
-NO_DEPARTURE = re.compile(r"model\.shortcut|data\.(val_images|on_bad)|trainer\..*|recipe\.(eval|checkpoint)_every")
 IMAGENET_IMAGES = 1281167
+# Keys that do not make a training differ from the paper's: the net, the validation split (which
+# the paper leaves open), the precision, and how often something is written.
+NO_DEPARTURE = re.compile(
+    r"model\.shortcut|data\.(val_images|on_bad)|trainer\..*|recipe\.(eval|checkpoint)_every"
+)
 
 
-def alike(config: Config, but: str) -> str:
-    """A name that two configs share if they say the same run but for keys that match `but`; it begins with a letter.
+def comparison_key(config: Config, ignore: str) -> str:
+    """Return an id that two configs share if they are equal except in the keys to ignore.
 
-    Keys that a config does not have are taken as `usual` has them.
+    Args:
+        config: The nested config of a run.
+        ignore: A regular expression for flat keys, such as `SEED`; empty for none.
+
+    Returns:
+        A letter and 11 hexadecimal digits: never read as a number from a CSV file.
     """
-    whole = identity(usual(config) | flatten(config))
-    same = {key: value for key, value in sorted(whole.items()) if not re.fullmatch(but, key)}
-    return "c" + hashlib.sha256(json.dumps(same, default=str).encode()).hexdigest()[:11]
+    complete = identity_keys(config)
+    kept = {key: value for key, value in sorted(complete.items()) if not re.fullmatch(ignore, key)}
+    return "c" + hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:11]
 
 
-def unusual(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
-    """The keys in which a run differs from the config files that it chose (or `choices`): its value, and theirs."""
-    theirs = usual(config, **choices)
-    found = {key: value for key, value in identity(config).items() if key in theirs and not re.fullmatch(DEPTH, key)}
-    return {key: (value, theirs[key]) for key, value in found.items() if value != theirs[key]}
+def changed_keys(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
+    """Return the keys, other than depth and seed, in which a run differs from its config files.
 
+    Args:
+        config: The nested config of a run.
+        choices: Files to take in place of the chosen ones, such as recipe="cifar10".
 
-def usual(config: Config, **choices: str) -> Config:
-    """The flat keys of the config files that a run chose (or `choices`).
-
-    Keys that the run's config does not have came later, with what it did as their default.
+    Returns:
+        For each key the run's value and the default.
     """
-    found: Config = {"trainer.precision": "32-true"}
-    for group in ("model", "data", "recipe"):
-        found |= _config_file(group, choices.get(group, config["choices"][group]))
-    return found
-
-
-@cache
-def _config_file(group: str, name: str) -> Config:
-    """The flat keys of a file of `conf` and of those it builds on; none if there is no such file (any more)."""
-    path = CONF / group / f"{name}.yaml"
-    own = yaml.safe_load(path.read_text()) if path.exists() else {}
-    inherited: Config = {}
-    for base in own.pop("defaults", []):
-        inherited |= _config_file(group, base)
-    return inherited | flatten({group: own})
+    defaults = chosen_values(config["choices"] | choices)
+    return {
+        key: (value, defaults[key])
+        for key, value in identity_keys(config).items()
+        if key in defaults and value != defaults[key] and not re.fullmatch(DEPTH, key)
+    }
 
 
 def departures(config: Config, train_images: int | None = None) -> str:
-    """In what a run's training departs from the paper's, in words; empty if in nothing, or if the data are not its."""
+    """Describe how a run's training differs from the paper's.
+
+    Args:
+        config: The nested config of the run.
+        train_images: The number of images that it was trained on, if known.
+
+    Returns:
+        Such as `2,000 of 64,000 iterations; batch_size 64, not 128`. It is empty if nothing
+        differs, and for data that the paper does not have.
+    """
     data = config["choices"]["data"]
     if data not in PAPER_DATA:
         return ""
-    words: list[str] = []
-    differing = unusual(config, recipe=data)
-    if data == "imagenet" and train_images and train_images + config["data"]["val_images"] != IMAGENET_IMAGES:
-        words.append(f"{train_images:,} of {IMAGENET_IMAGES:,} photos")
-    for key, (found, usual) in differing.items():
+    parts: list[str] = []
+    all_images = IMAGENET_IMAGES - config["data"].get("val_images", 0)
+    if data == "imagenet" and train_images not in (None, all_images):
+        parts.append(f"{train_images:,} of {IMAGENET_IMAGES:,} images")
+    # The recipe of the data is the paper's, whichever recipe the run chose.
+    for key, (value, default) in changed_keys(config, recipe=data).items():
         if key == "recipe.iterations":
-            words.insert(0, f"{found:,} of {usual:,} iterations")
+            parts.insert(0, f"{value:,} of {default:,} iterations")
         elif not NO_DEPARTURE.fullmatch(key):
-            words.append(f"{key.rpartition('.')[2]} {found}, not {usual}")
-    return "; ".join(words)
+            parts.append(f"{key.rpartition('.')[2]} {value}, not {default}")
+    return "; ".join(parts)
 
 
-def variants(configs: Sequence[Config], keys: str = ".*") -> list[str]:
-    """What tells each config from the others beside net, depth and seed, in words: `shortcut B, bf16-mixed`.
+def variant_labels(configs: Sequence[Config], keys: str = ".*") -> list[str]:
+    """Describe what distinguishes configs from each other, apart from net, depth and seed.
 
-    Usual values are not told, nor is what all have in common. `keys` narrows what is looked at.
+    Args:
+        configs: Nested configs of runs.
+        keys: A regular expression for the flat keys to look at.
+
+    Returns:
+        For each config such as `shortcut B, bf16-mixed`: its values that are neither the default
+        nor common to all configs.
     """
-    all_found = [{k: v for k, (v, _) in unusual(c).items() if re.fullmatch(keys, k)} for c in configs]
-    common = [k for k, v in all_found[0].items() if all(k in found and found[k] == v for found in all_found)]
-    return [", ".join(_words(k, v) for k, v in found.items() if k not in common) for found in all_found]
+    changed = [
+        {key: value for key, (value, _) in changed_keys(config).items() if re.fullmatch(keys, key)}
+        for config in configs
+    ]
+    common = [
+        key
+        for key, value in changed[0].items()
+        if all(key in values and values[key] == value for values in changed)
+    ]
+    return [
+        ", ".join(_label(key, value) for key, value in values.items() if key not in common)
+        for values in changed
+    ]
 
 
-def _words(key: str, value: Any) -> str:
+def _label(key: str, value: Any) -> str:
     return str(value) if key == "trainer.precision" else f"{key.rpartition('.')[2]} {value}"
 
 
-def grouped(items: Iterable[Any], key: Any) -> dict[Any, list[Any]]:
-    """Items by key, wherever they stand; in the order in which they come."""
-    groups: dict[Any, list[Any]] = {}
+def paper_result(row: Row) -> Row | None:
+    """Return the paper's row for the net and the test protocol of a result row, if it has one."""
+    model = row["model"]
+    net = model if re.search(r"\d", model) else f"{model}{row['depth']}"
+    wanted = {
+        "data": row["data"],
+        "protocol": row.get("protocol", "center"),
+        # resnet34b is the paper's ResNet-34 with shortcut B.
+        "net": re.sub(r"(?<=\d)[bc]$", "", net),
+        "shortcut": row["shortcut"] or "",
+    }
+    for result in _paper_results():
+        if all(result[key] == value for key, value in wanted.items()):
+            return result
+    return None
+
+
+@cache
+def _paper_results() -> list[Row]:
+    return read_csv(PAPER_RESULTS)
+
+
+def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:
+    """Group items by a key, in the order in which they come; they need not be sorted."""
+    groups: dict[Key, list[Item]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups

@@ -1,4 +1,4 @@
-"""Reads run folders, whole or unfinished, and writes and reads their rows of results as CSV."""
+"""Read run directories, finished or not, into `Run` records."""
 
 import csv
 import re
@@ -8,112 +8,147 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from src.report.comparison import SEED, alike, departures, grouped
+from src.report.comparison import SEED, comparison_key, departures, group_by
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
+from src.tables import Row
 
-Row = dict[str, Any]
-LeftOut = list[tuple[Path, str]]
+Metrics = list[dict[str, float]]
+Skipped = list[tuple[Path, str]]
 
 STATES = ("finished", "unfinished", "failed", "not started")
 PROTOCOLS = ("center", "10crop", "multiscale")
-TESTED = ("protocol", "test_error", "test_error_top5")
-FIRST = ("plain", "residual")  # of the families, as in Fig. 6
-# What each summary must have, in numbers.
-NUMBERS = "depth seed val_images iterations parameters macs train_error test_error images_per_second".split()
+FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
+EVALUATION_KEYS = ("protocol", "test_error", "test_error_top5")
+# What a summary must have as a number, or tables and figures could not be made of it.
+REQUIRED_NUMBERS = (
+    "depth",
+    "seed",
+    "val_images",
+    "iterations",
+    "parameters",
+    "macs",
+    "train_error",
+    "test_error",
+    "images_per_second",
+)
+
+# What the page and the W&B workspace draw: columns of metrics.csv over the iterations, and keys of
+# summary.json over the depth.
+CURVES = {
+    "train/error": "training error (%)",
+    "test/error": "test error (%)",
+    "val/error": "validation error (%)",
+    "train/loss": "training loss",
+    "lr": "learning rate",
+}
+BY_DEPTH = {
+    "train_error": "training error by depth (%)",
+    "test_error": "test error by depth (%)",
+    "images_per_second": "throughput (images/s)",
+}
 
 
 @dataclass
 class Run:
-    """A run folder as it stands.
+    """One run as its directory shows it.
 
     Attributes:
-        row: what the config tells, and once the run is finished its results; its tests are all by `center`.
-        tests: for each protocol that the run was tested by, `row` with what that gave; none until it is finished.
-        metrics: the rows of metrics.csv, each with the numbers that it has.
-        layers: the rows of layers.csv of the last evaluation that is there in full, in layer order.
-        why: the first line of error.txt, if the run failed.
+        path: The run directory.
+        config: Its nested config.
+        state: One of `STATES`.
+        row: What the config says and, of a finished run, its results by the `center` protocol.
+        metrics: The rows of metrics.csv, each with the numbers that it has.
+        layers: The rows of layers.csv of the last complete evaluation, in layer order.
+        error: The first line of error.txt of a failed run.
+        evaluations: For each protocol that a finished run was tested by, `row` with its errors.
     """
 
-    folder: RunDir
+    path: Path
+    config: dict[str, Any]
     state: str
     row: Row
-    metrics: list[dict[str, float]]
-    layers: list[dict[str, float]]
-    why: str = ""
-    tests: Sequence[Row] = ()
+    metrics: Metrics
+    layers: Metrics
+    error: str = ""
+    evaluations: Sequence[Row] = ()
 
     @property
     def held_out(self) -> str:
-        """The split that the run was tested on as it went: `val` or `test`."""
+        """The split that was evaluated during training: `val` or `test`."""
         return "val" if self.row["val_images"] else "test"
 
     def curve(self, column: str) -> list[tuple[float, float]]:
-        """(iteration, value) wherever a column of metrics.csv has a value."""
+        """Return (iteration, value) wherever a column of metrics.csv has a value."""
         return [(row["iteration"], row[column]) for row in self.metrics if column in row]
 
 
-def read_runs(places: Iterable[Path]) -> tuple[list[Run], LeftOut]:
-    """The runs in and below some folders, whatever their state, and what was left out of them, with the reason.
+def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
+    """Read all runs in and below some directories.
 
-    They come by data set, plain nets, then residual ones, then others, by depth. A run that is there twice, such as
-    in a copy, counts once.
+    Args:
+        places: Run directories, or directories that contain some.
+
+    Returns:
+        The runs by data set, then plain nets before residual ones before others, then by depth;
+        and what was skipped, with the reason. Of copies of one run the most complete one counts.
     """
     paths = {config.parent for place in places for config in Path(place).rglob("config.yaml")}
-    paths = sorted(path for path in paths if "wandb" not in path.parts)  # W&B keeps a config.yaml in a run's folder
     runs: list[Run] = []
-    left_out: LeftOut = []
-    for path in paths:
+    skipped: Skipped = []
+    for path in sorted(paths):
+        if "wandb" in path.parts:  # W&B keeps a config.yaml of its own below a run directory
+            continue
         try:
-            runs.append(_read_run(path, left_out))
-        except Exception as error:  # whatever is wrong with one folder, the others are shown
-            left_out.append((path, f"cannot be read: {_one_line(f'{type(error).__name__}: {error}')}"))
-    runs.sort(key=lambda run: STATES.index(run.state))
-    known: dict[str, Run] = {}
-    for run in runs:
-        first = known.setdefault(alike(run.folder.config, but=""), run)
+            runs.append(_read_run(path, skipped))
+        except Exception as error:  # one broken directory must not hide the others
+            reason = _one_line(f"{type(error).__name__}: {error}")
+            skipped.append((path, f"cannot be read: {reason}"))
+
+    unique: dict[str, Run] = {}
+    for run in sorted(runs, key=lambda run: STATES.index(run.state)):
+        first = unique.setdefault(comparison_key(run.config, ignore=""), run)
         if first is not run:
-            left_out.append((run.folder.path, f"is the same run as {first.folder.path}"))
-    return sorted(known.values(), key=_order), left_out
+            skipped.append((run.path, f"is the same run as {first.path}"))
+    return sorted(unique.values(), key=_order), skipped
 
 
 def _order(run: Run) -> tuple[Any, ...]:
     name = run.row["family"]
-    first = [*FIRST, name].index(name)
-    return run.row["data"], first, name, run.row["depth"], run.row["run"]
+    rank = [*FIRST_FAMILIES, name].index(name)
+    return run.row["data"], rank, name, run.row["depth"], run.row["run"]
 
 
-def _read_run(path: Path, left_out: LeftOut) -> Run:
-    config = yaml.safe_load((path / "config.yaml").read_text())
-    folder = RunDir(path, config)
-    metrics = _numbers(folder.metrics, left_out)
-    layers = _last_evaluation(_numbers(folder.layers, left_out))
-    row, summary = _planned(path.name, config), folder.summary
+def _read_run(path: Path, skipped: Skipped) -> Run:
+    run_dir = RunDir.open(path)
+    config = run_dir.config
+    metrics = _read_numbers(run_dir.metrics, skipped)
+    layers = _last_evaluation(_read_numbers(run_dir.layers, skipped))
+    row, summary = _config_row(path.name, config), run_dir.summary
     if summary is not None:
-        missing = [key for key in NUMBERS if not isinstance(summary.get(key), int | float)]
-        if missing:
-            raise ValueError(f"summary.json has no number for {', '.join(missing)}")
-        summary["versions"] = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
-        finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
-        row |= {**summary, "date": finished.date().isoformat()}
-    row |= {"config": alike(config, but=SEED), "departures": departures(config, row.get("train_images"))}
+        row |= _summary_row(path, summary)
+    row["config"] = comparison_key(config, ignore=SEED)
+    row["departures"] = departures(config, row.get("train_images"))
+
+    run = Run(path, config, "not started", row, metrics, layers)
     if summary is not None:
-        tested = filter(None, (folder.tested(protocol) for protocol in PROTOCOLS[1:]))
-        tests = [{key: test[key] for key in TESTED} for test in tested]
-        return Run(folder, "finished", row, metrics, layers, tests=[row, *(row | test for test in tests)])
-    if folder.error.exists():
-        why = _one_line(folder.error.read_text(errors="replace").strip().partition("\n")[0]) or "it does not say why"
-        return Run(folder, "failed", row, metrics, layers, why)
-    started = metrics or (path / "lock").exists()
-    return Run(folder, "unfinished" if started else "not started", row, metrics, layers)
+        others = filter(None, (run_dir.evaluation(protocol) for protocol in PROTOCOLS[1:]))
+        run.state = "finished"
+        run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
+    elif run_dir.error.exists():
+        first_line = run_dir.error.read_text(errors="replace").strip().partition("\n")[0]
+        run.state = "failed"
+        run.error = _one_line(first_line) or "no reason given"
+    elif metrics or (path / "lock").exists():
+        run.state = "unfinished"
+    return run
 
 
-def _planned(name: str, config: dict[str, Any]) -> Row:
-    """What a config tells of its run, under the names of summary.json."""
+def _config_row(name: str, config: dict[str, Any]) -> Row:
+    """Return what a config says of its run, under the keys of summary.json."""
     model, choices = config["model"], config["choices"]
-    layers_per_n = 9 if model["_target_"].endswith("_bottleneck") else 6  # Sec. 4.2; three layers in a block, not two
+    # 6n+2 layers (Sec. 4.2); bottleneck blocks have three layers in place of two.
+    layers_per_n = 9 if model["_target_"].endswith("_bottleneck") else 6
     return {
         "run": name,
         "family": family(config),
@@ -129,57 +164,45 @@ def _planned(name: str, config: dict[str, Any]) -> Row:
     }
 
 
-def _numbers(path: Path, left_out: LeftOut) -> list[dict[str, float]]:
-    """The rows of a CSV file, each with the numbers that it has, but for a last line that is not whole."""
+def _summary_row(path: Path, summary: Row) -> Row:
+    missing = [key for key in REQUIRED_NUMBERS if not isinstance(summary.get(key), int | float)]
+    if missing:
+        raise ValueError(f"summary.json has no number for {', '.join(missing)}")
+    finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
+    versions = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
+    return {**summary, "versions": versions, "date": finished.date().isoformat()}
+
+
+def _read_numbers(path: Path, skipped: Skipped) -> Metrics:
+    """Return the numbers in the rows of a CSV file, without a last row that is incomplete."""
     if not path.exists():
         return []
     lines = path.read_text().splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
+    if lines and not lines[-1].endswith("\n"):  # the run is writing it, or was killed then
         lines.pop()
-        left_out.append((path, "has a half-written last line, which does not count"))
+        skipped.append((path, "has an incomplete last row, which is ignored"))
     rows = [
-        {column: float(value) for column, value in line.items() if value and column != "layer"}
-        for line in csv.DictReader(lines)
+        {column: float(text) for column, text in row.items() if text and column != "layer"}
+        for row in csv.DictReader(lines)
     ]
     if any("iteration" not in row for row in rows):
-        raise ValueError(f"{path.name} has a row without its iteration")
+        raise ValueError(f"{path.name} has a row without an iteration")
     return rows
 
 
-def _last_evaluation(rows: list[dict[str, float]]) -> list[dict[str, float]]:
-    """The last rows of one iteration that are as many as those of the first."""
-    evaluations = list(grouped(rows, lambda row: row["iteration"]).values())
-    return next((e for e in reversed(evaluations) if len(e) == len(evaluations[0])), [])
+def _last_evaluation(rows: Metrics) -> Metrics:
+    """Return the last rows of one iteration that are as many as those of the first."""
+    evaluations = list(group_by(rows, lambda row: row["iteration"]).values())
+    complete = [rows for rows in evaluations if len(rows) == len(evaluations[0])]
+    return complete[-1] if complete else []
 
 
 def _one_line(text: str) -> str:
-    """A text that does no harm in a terminal: on one line, no control characters, not without end."""
+    """Make a text safe for a terminal: one line, no control characters, limited length."""
     line = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(line.split())[:300]
 
 
-def without_seed(row: Row) -> str:
-    """A run folder's name but for the seed: it tells all that is not the default."""
+def name_without_seed(row: Row) -> str:
+    """Return a run directory's name without its seed: the net and what is not the default."""
     return re.sub(r"-s\d+$", "", row["run"])
-
-
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """Rows may differ in their columns: results of an earlier version have fewer."""
-    columns = dict.fromkeys(column for row in rows for column in row)
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Rows as `write_csv` wrote them, numbers as numbers."""
-
-    def value(text: str) -> Any:
-        try:
-            return float(text) if "." in text else int(text)
-        except ValueError:
-            return text
-
-    with open(path, newline="") as file:
-        return [{key: value(text) for key, text in line.items()} for line in csv.DictReader(file)]

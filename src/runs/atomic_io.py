@@ -1,4 +1,4 @@
-"""Write files so that they are complete or absent, and report what prevents writing and how to fix it."""
+"""Write files so that they are complete or absent, and say how to fix what prevents writing."""
 
 import csv
 import errno
@@ -29,13 +29,15 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = REMEDIES.get(error.errno, "check that disk, or choose another")
+        remedy = REMEDIES.get(error.errno or 0, "check that disk, or choose another")
         reason = error.strerror or error
-        raise OSError(f"{path} cannot be written ({reason}): {remedy}; the same command then resumes") from error
+        raise OSError(
+            f"{path} cannot be written ({reason}): {remedy}; the same command then resumes"
+        ) from error
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file next to `path`, sync it to the disk and rename it, so `path` is never half-written.
+    """Write a temporary file, sync it to the disk and rename it: `path` is never half-written.
 
     Args:
         path: the file to create or replace.
@@ -74,7 +76,11 @@ def append_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any
 
 
 def truncate_rows(path: Path, last_iteration: int) -> bool:
-    """Drop the rows of a CSV file after `last_iteration`, its first column, and an incomplete last line.
+    """Drop the rows of a CSV file after an iteration, and an incomplete last line.
+
+    Args:
+        path: a CSV file whose first column is the iteration.
+        last_iteration: the last one to keep.
 
     Returns:
         Whether rows remain; without any, the file is removed.

@@ -3,6 +3,7 @@
 Read without Hydra, so that reports start at once.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import yaml
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
-# Keys that were renamed: an old key is still accepted for one version, on the command line and in stored configs.
+# Keys that were renamed: an old key is still accepted for one version, on the command line and in
+# stored configs.
 RENAMED_KEYS = {
     "runs": "output_dir",
     "step": "compile",
@@ -23,6 +25,11 @@ RENAMED_KEYS = {
     "recipe.schedule.divisor": "recipe.schedule.gamma",
     "recipe.schedule.max_drops": "recipe.schedule.max_reductions",
 }
+
+
+def with_present_names(flat: dict[str, Any]) -> dict[str, Any]:
+    """Return flat keys under their present names."""
+    return {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -50,12 +57,15 @@ def unflatten(flat: dict[str, Any]) -> dict[str, Any]:
 
 @cache
 def file_defaults(group: str, name: str) -> dict[str, Any]:
-    """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on; empty if there is no such file.
+    """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on.
 
+    The result is empty if there is no such file.
     Keys that refer to others, such as `n: ${n}`, are left out: they are no defaults of their own.
     """
     path = CONF / group / f"{name}.yaml"
-    own = yaml.safe_load(path.read_text()) if path.exists() else {}
+    if not path.exists():
+        return {}
+    own = yaml.safe_load(path.read_text())
     inherited: dict[str, Any] = {}
     for base in own.pop("defaults", []):
         inherited |= file_defaults(group, base)
@@ -86,7 +96,9 @@ def _values_of(choices: dict[str, Any]) -> dict[str, Any]:
 def _trainer_defaults() -> dict[str, Any]:
     train = flatten(yaml.safe_load((CONF / "train.yaml").read_text()))
     defaults = {key: value for key, value in train.items() if key.startswith("trainer.")}
-    return defaults | {"trainer.precision": "32-true"}  # the default, `auto`, depends on the hardware
+    return defaults | {
+        "trainer.precision": "32-true"
+    }  # the default, `auto`, depends on the hardware
 
 
 def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:
@@ -101,7 +113,7 @@ def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the config in a config.yaml, with the present default for each key that it lacks.
+    """Return the config in a config.yaml: renamed keys under their present names, and defaults for those it lacks.
 
     Raises:
         ValueError: the file was written by version 0.1, or holds no config.
@@ -114,4 +126,33 @@ def read_config(path: Path) -> dict[str, Any]:
         )
     if not isinstance(config, dict) or not isinstance(config.get("choices"), dict):
         raise ValueError(f"{path} holds no config of a run")
-    return unflatten(chosen_values(config["choices"]) | flatten(config))
+    return unflatten(chosen_values(config["choices"]) | with_present_names(flatten(config)))
+
+
+def check_targets(config: dict[str, Any], path: Path) -> None:
+    """Check the `_target_` values of a config from a run directory, which may come from a stranger.
+
+    Hydra calls whatever a `_target_` names, so only names that appear in `conf/` are allowed.
+
+    Raises:
+        ValueError: the net or the data of the run in `path` are built by anything else.
+    """
+    files = CONF.rglob("*.yaml")
+    allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
+    foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
+    if foreign:
+        raise ValueError(
+            f"{path / 'config.yaml'} calls {foreign[0]}, which is not allowed: "
+            "if it is your own code, name it in a file of conf/model or conf/data"
+        )
+
+
+def targets(value: Any) -> Iterator[Any]:
+    """Yield all values of `_target_` in nested dicts and lists."""
+    if isinstance(value, dict):
+        if "_target_" in value:
+            yield value["_target_"]
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from targets(item)

@@ -1,4 +1,4 @@
-"""What a run is executed with: package versions, the commit of this code, the processor, and process-wide settings."""
+"""What a run is executed with: versions, commit, processor, and process-wide settings."""
 
 import ctypes
 import logging
@@ -11,7 +11,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
-MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_THRESHOLD = (
+    -1,
+    -3,
+)  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
 
 
 def versions() -> dict[str, str]:
@@ -20,7 +23,7 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of this code, with `-dirty` if files differ from it; None outside a git checkout."""
+    """Return the commit of this code, `-dirty` if files differ from it; None without git."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -43,7 +46,7 @@ def cpu_name() -> str:
 
 
 def keep_freed_memory() -> None:
-    """Make glibc keep freed memory for the next step instead of returning it to the operating system.
+    """Make glibc keep freed memory for the next step instead of returning it to the system.
 
     Faulting the memory in again took ResNet-20 on two cores 5,000 page faults per step.
     """
@@ -57,4 +60,6 @@ def silence_lightning() -> None:
     """Hide the tips and warnings of Lightning and torchmetrics; their errors are still raised."""
     for name in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric|torchmetrics|torch.utils._pytree")
+    warnings.filterwarnings(
+        "ignore", module="pytorch_lightning|lightning_fabric|torchmetrics|torch.utils._pytree"
+    )

@@ -3,10 +3,11 @@
 import re
 from typing import Any
 
-from src.runs.config_files import RENAMED_KEYS, chosen_values, flatten
+from src.runs.config_files import chosen_values, flatten
 
-# Where, how fast and in how much memory a run is executed is not part of its identity; precision is. `choices` and
-# `n` are only the words a run was asked for with: what they chose is in `model`, `data` and `recipe`.
+# Where, how fast and in how much memory a run is executed is not part of its identity; precision
+# is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
+# `data` and `recipe`.
 EXECUTION_KEYS = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)"
     r"|data\.(root|download|num_workers)|logger.*|output_dir"
@@ -15,16 +16,16 @@ EXECUTION_KEYS = re.compile(
 
 
 def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat keys of a config that can change a run's result, under their present names."""
-    flat = {RENAMED_KEYS.get(key, key): value for key, value in flatten(config).items()}
-    return {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
+    """Return the flat keys of a config that can change a run's result."""
+    return {k: v for k, v in flatten(config).items() if not EXECUTION_KEYS.fullmatch(k)}
 
 
 def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run itself: its data, net and seed, and each value that differs from its default.
+    """Return what makes a run itself: its data, net, seed, and the values that are not default.
 
-    A key that a stored config lacks counts as its default, and so does a `_target_` that equals the one in the chosen
-    config file. So adding a key, or moving the code that a `_target_` names, changes no run key.
+    A key that a stored config lacks counts as its default, and so does a `_target_` that equals the
+    one in the chosen config file. So adding a key, or moving the code that a `_target_` names,
+    changes no run key.
 
     Args:
         config: a resolved config, with the `choices` it was composed of.
@@ -49,7 +50,9 @@ def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
 def differences(stored: dict[str, Any], present: dict[str, Any], defaults: dict[str, Any]) -> str:
     """Return how two run keys differ, as `KEY was X, now Y`; empty if they are equal."""
     keys = [key for key in {**stored, **present} if stored.get(key) != present.get(key)]
-    values = ((key, *(run.get(key, defaults.get(key)) for run in (stored, present))) for key in keys)
+    values = (
+        (key, *(run.get(key, defaults.get(key)) for run in (stored, present))) for key in keys
+    )
     return ", ".join(f"{key} was {was}, now {now}" for key, was, now in values)
 
 
@@ -72,4 +75,4 @@ def family(config: dict[str, Any]) -> str:
     """Return `plain`, `residual` or another kind of net, by the function that builds it."""
     function = config["model"]["_target_"].rpartition(".")[2]
     name = function.removesuffix("_imagenet").removesuffix("_bottleneck")
-    return "residual" if name == "resnet" else name
+    return {"resnet": "residual", "preact_resnet": "preactivation"}.get(name, name)

@@ -9,7 +9,8 @@ A directory is named by what the run is, so that the same command finds its own 
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so its presence means finished
         10crop.json            and multiscale.json: results of those evaluation protocols
-        error.txt, log.txt     why the last attempt failed, if it did; the output of a run of a sweep
+        error.txt              why the last attempt failed, if it did
+        log.txt                the output of a run of a sweep
 """
 
 import csv
@@ -25,7 +26,12 @@ from typing import Any, Self, TextIO
 import yaml
 
 from src.runs.atomic_io import append_rows, atomic_write, sync_to_disk, truncate_rows, writing
-from src.runs.config_files import defaults_of, read_config, without_implied_targets
+from src.runs.config_files import (
+    defaults_of,
+    read_config,
+    with_present_names,
+    without_implied_targets,
+)
 from src.runs.naming import differences, run_key
 
 LAYER_COLUMNS = ("iteration", "layer", "gradient", "response")
@@ -44,7 +50,9 @@ class RunDir:
         defaults: the flat defaults of these choices; by default those of the files in `conf/`.
     """
 
-    def __init__(self, path: Path, config: dict[str, Any], defaults: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self, path: Path, config: dict[str, Any], defaults: dict[str, Any] | None = None
+    ) -> None:
         self.path, self.config = path, config
         self.given_defaults = defaults
         self.metrics, self.layers = path / "metrics.csv", path / "layers.csv"
@@ -94,12 +102,12 @@ class RunDir:
         return self._read_json("summary")
 
     def evaluation(self, protocol: str) -> dict[str, Any] | None:
-        """Return the results of an evaluation protocol other than `center`; None if there are none."""
+        """Return the results of a protocol other than `center`; None if there are none."""
         return self._read_json(protocol)
 
     @property
     def evaluated_as_configured(self) -> bool:
-        """Whether the results of the config's protocol exist; for `center` they are in the summary."""
+        """Whether the results of the config's protocol exist; the summary has those of `center`."""
         protocol = self.config["protocol"]
         return protocol == "center" or self.evaluation(protocol) is not None
 
@@ -145,7 +153,9 @@ class RunDir:
         except BlockingIOError:
             lock.seek(0)
             owner = lock.read() or "another process"
-            raise LockedError(f"{self.path} is being written by {owner}: wait for it, or stop it") from None
+            raise LockedError(
+                f"{self.path} is being written by {owner}: wait for it, or stop it"
+            ) from None
         with writing(self.path):
             lock.truncate(0)
             os.write(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
@@ -172,7 +182,9 @@ class RunDir:
         """
         path = self.path / "config.yaml"
         if path.exists():
-            self.check_same_key(run_key(read_config(path), self.defaults), f"{self.path} holds a run")
+            self.check_same_key(
+                run_key(read_config(path), self.defaults), f"{self.path} holds a run"
+            )
 
     def check_same_key(self, stored: dict[str, Any], what: str) -> None:
         """Check a stored run key against the present one.
@@ -180,12 +192,12 @@ class RunDir:
         Raises:
             ValueError: they differ; `what` begins the message.
         """
-        changes = differences(stored, self.key, self.defaults)
+        changes = differences(with_present_names(stored), self.key, self.defaults)
         if changes:
             raise ValueError(f"{what} with another config ({changes}): move that directory away")
 
     def write_error(self, reason: str) -> None:
-        """Record why the run failed, for the report and the user; a full disk is no further error."""
+        """Record why the run failed, if that can be written."""
         with suppress(OSError):
             atomic_write(self.error, lambda file: file.write(reason.encode()))
 
@@ -193,7 +205,9 @@ class RunDir:
         """Append one row to metrics.csv; a column without a value stays empty."""
         self._append(self.metrics, columns, [row])
 
-    def append_layers(self, iteration: int, gradients: dict[str, float], responses: dict[str, float]) -> None:
+    def append_layers(
+        self, iteration: int, gradients: dict[str, float], responses: dict[str, float]
+    ) -> None:
         """Append one row per layer to layers.csv."""
         values = [(iteration, name, norm, responses.get(name)) for name, norm in gradients.items()]
         rows = [dict(zip(LAYER_COLUMNS, value, strict=True)) for value in values]
@@ -221,8 +235,8 @@ class RunDir:
             gone = [self.path]
         if gone:
             raise FileNotFoundError(
-                f"{gone[0]} was removed or moved during the run: put it back and repeat the command "
-                f"to resume, or remove what is left of {self.path} to start from scratch"
+                f"{gone[0]} was removed or moved during the run: put it back and repeat the "
+                f"command, or remove what is left of {self.path} to start from scratch"
             )
 
     def sync_csvs(self) -> None:
@@ -250,7 +264,7 @@ class RunDir:
         return int(rows[-1]["iteration"]) if rows else 0
 
     def truncate(self, iteration: int) -> None:
-        """Truncate the CSV files to `iteration` before resuming: the run writes later rows again."""
+        """Truncate the CSV files to `iteration` before resuming."""
         existing = [path for path in (self.metrics, self.layers) if path.exists()]
         self.written_csvs = {path for path in existing if truncate_rows(path, iteration)}
 
@@ -267,6 +281,17 @@ class RunDir:
                 f"{self.metrics} does not match its checkpoint (see iteration {wrong[0]}): restore "
                 f"the complete file, or remove {self.path} to start from scratch"
             )
+
+    def describe_results(self) -> str:
+        """Return the errors and the speed of a finished run in a sentence."""
+        summary, protocol = self.summary, self.config["protocol"]
+        assert summary is not None, self.path
+        results = [f"training error {summary['train_error']:.2f}%"]
+        for name, test in (("test", summary), (protocol, self.evaluation(protocol))):
+            if test:
+                top1, top5 = test["test_error"], test["test_error_top5"]
+                results.append(f"{name} top-1 error {top1:.2f}% (top-5 {top5:.2f}%)")
+        return ", ".join([*results, f"{summary['images_per_second']:,.0f} images/s"])
 
     def write_evaluation(self, results: dict[str, Any]) -> None:
         """Write the results of an evaluation protocol."""

@@ -1,0 +1,1 @@
+"""What is learned: LightningModules with their metrics."""

@@ -1,5 +1,6 @@
-"""Image classification: the LightningModule with its loss, its error metric, its optimizer and its learning rate."""
+"""Image classification: the LightningModule, its loss, its metrics and its learning rate."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -37,8 +38,13 @@ class Schedule(Protocol):
 class ErrorMeter(Metric):
     """Sums of loss, hits and images since the last reset, kept on the device.
 
-    `hits[k]` counts the images whose label has the k-th highest score, for the best five (fewer with fewer classes).
+    `hits[k]` counts the images whose label has the k-th highest score, for the best five (fewer
+    with fewer classes).
     """
+
+    loss: Tensor
+    hits: Tensor
+    images: Tensor
 
     def __init__(self) -> None:
         super().__init__(compute_with_cache=False)
@@ -67,7 +73,7 @@ class ErrorMeter(Metric):
     def compute(self) -> Sums:
         """Return the sums over all processes: loss, top-1 errors, top-5 errors, images."""
         hits, images = self.hits.tolist(), self.images.item()
-        return self.loss.item(), images - hits[0], images - sum(hits), images
+        return self.loss.item(), int(images - hits[0]), int(images - sum(hits)), int(images)
 
 
 class Classifier(LightningModule):
@@ -79,8 +85,10 @@ class Classifier(LightningModule):
         schedule: gives the learning rate of each iteration.
 
     Attributes:
-        metrics: the names of the task's metrics, as they are in metrics.csv after `train/`, `val/` and `test/`.
-        headline: the metric that stands for the others in messages and that a schedule takes note of.
+        metrics: the names of the task's metrics, as they are in metrics.csv after `train/`, `val/`
+            and `test/`.
+        headline: the metric that stands for the others in messages and that a schedule takes note
+            of.
         higher_is_better: whether a higher value of it is better.
         lr: the learning rate of the latest iteration.
         recent: the metrics of `recent_train_metrics`, as it last returned them.
@@ -90,6 +98,10 @@ class Classifier(LightningModule):
     headline = "error"
     higher_is_better = False
 
+    net: nn.Module
+    make_optimizer: Callable[..., Optimizer]
+    schedule: Schedule
+
     def __init__(
         self,
         net: nn.Module,
@@ -97,15 +109,16 @@ class Classifier(LightningModule):
         schedule: Schedule | None = None,
     ) -> None:
         super().__init__()
-        self.net = net.to(memory_format=torch.channels_last)
-        self.make_optimizer, self.schedule = optimizer, schedule
+        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if optimizer and schedule:  # without them a net can only be evaluated
+            self.make_optimizer, self.schedule = optimizer, schedule
         self.train_meter, self.eval_meter = ErrorMeter(), ErrorMeter()
         self.last_sums: Sums = (0.0, 0, 0, 0)
-        self.lr: float | None = None
+        self.lr = math.nan
         self.recent: Metrics = {}
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Set an attribute, without nn.Module's checks for the one that Lightning sets most often."""
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute, quickly for the one that Lightning sets most often."""
         # Lightning notes the name of the running hook some 40 times per iteration.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
@@ -117,7 +130,7 @@ class Classifier(LightningModule):
         return self.make_optimizer(self.net.parameters(), lr=self.schedule(0))
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
-        """Set the learning rate of this iteration; the run is one epoch, so batches are iterations."""
+        """Set the learning rate; the run is one epoch, so batches are iterations."""
         lr = self.schedule(batch_idx)
         if lr != self.lr:
             self.lr = lr
@@ -129,18 +142,19 @@ class Classifier(LightningModule):
             group["lr"] = lr
 
     def on_validation_start(self) -> None:
-        """Give all ranks the batch norm statistics of rank 0, which are those saved in a checkpoint.
+        """Give all ranks the batch norm statistics of rank 0, which a checkpoint saves.
 
-        Each rank has gathered its own, over its share of each batch. The paper does not say whose it evaluates with.
+        Each rank has gathered its own, over its share of each batch. The paper does not say whose
+        it evaluates with.
         """
         if self.trainer.world_size > 1:
             for buffer in self.net.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def on_validation_model_zero_grad(self) -> None:
-        """Keep the gradients: layer statistics measure them, and a captured step owns their memory."""
+        """Keep the gradients: LayerStats measures them, and a captured step owns their memory."""
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor | None:
         """Return the loss of a batch."""
         return self.measure(self.train_meter, batch)
 
@@ -161,8 +175,9 @@ class Classifier(LightningModule):
         return loss
 
     def recent_train_metrics(self) -> Metrics:
-        """Return the metrics of the training batches since the last call; the schedule takes note of the error.
+        """Return the metrics of the training batches since the last call.
 
+        The schedule takes note of the error.
         Waits for the device, so this is not for every iteration.
         """
         sums = self.train_meter.compute()
@@ -185,7 +200,7 @@ class Classifier(LightningModule):
         self.schedule.on_eval_error(metrics["error"])
 
     def summarize(self, row: Metrics) -> dict[str, float | None]:
-        """Return the numbers of summary.json from the last row of metrics.csv and the metrics of the test set."""
+        """Return the numbers of summary.json, from the last row and the test metrics."""
         return {
             "train_error": row["train/error"],
             "val_error": row.get("val/error"),
@@ -194,10 +209,11 @@ class Classifier(LightningModule):
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the schedule and the training sums of each rank: the last bit of a sum depends on its order."""
-        gathered = {name: self.all_gather(getattr(self.train_meter, name)) for name in SUMS}
-        world_size = self.trainer.world_size
-        sums = {name: each.reshape(world_size, -1).tolist() for name, each in gathered.items()}
+        """Save the schedule and each rank's sums: the last bit of a sum depends on its order."""
+        sums = {}
+        for name in SUMS:
+            gathered = torch.as_tensor(self.all_gather(getattr(self.train_meter, name)))
+            sums[name] = gathered.reshape(self.trainer.world_size, -1).tolist()
         checkpoint["training"] = {
             "schedule": self.schedule.state_dict(),
             "sums": sums,
@@ -217,7 +233,7 @@ class Classifier(LightningModule):
                 own.copy_(saved.sum(0).reshape(own.shape))
 
 
-def mean_metrics(loss: float, errors: int, errors_top5: int, images: int) -> Metrics:
+def mean_metrics(loss: float, errors: float, errors_top5: float, images: float) -> Metrics:
     """Return the mean loss, and the errors in percent, from sums."""
     return {
         "loss": loss / images,

@@ -1,0 +1,1 @@
+"""Train one run with Lightning, or many as a sweep."""

@@ -1,6 +1,7 @@
-"""Checkpoint files that survive kills and full disks: written aside, verified, renamed, and the previous one kept.
+"""Checkpoint files that survive kills and full disks: verified, renamed, the previous one kept.
 
-Lightning's own checkpoint files are neither synced to the disk nor verified, and the previous one is removed first.
+Lightning's own checkpoint files are neither synced to the disk nor verified, and the previous one
+is removed first.
 """
 
 import zipfile
@@ -16,9 +17,11 @@ from src.runs.atomic_io import atomic_write, writing
 
 
 class VerifiedCheckpointIO(TorchCheckpointIO):
-    """Verify each checkpoint before it replaces `last.ckpt`, which becomes `previous.ckpt` if it is valid."""
+    """Verify each checkpoint before it replaces `last.ckpt`, which becomes `previous.ckpt`."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path, storage_options: object = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
         """Write a checkpoint.
 
         Raises:
@@ -40,7 +43,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             with suppress(OSError):  # an error of the write itself matters more
                 new.unlink(missing_ok=True)
 
-    def load_checkpoint(self, path: Path, *args: Any, **options: Any) -> dict[str, Any]:
+    def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
         """Read a checkpoint without executing what a stranger's file may contain.
 
         Raises:
@@ -50,12 +53,12 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, *args, **options | {"weights_only": True})
         except UnpicklingError as error:
             raise ValueError(
-                f"{path} contains more than tensors and plain values: it is not a checkpoint of this project"
+                f"{path} contains more than tensors and plain values: it is no checkpoint of ours"
             ) from error
 
 
 def write_checkpoint(checkpoint: dict[str, Any], file: BinaryIO) -> None:
-    """Write with torch.save, but raise the OSError of a full disk instead of torch's RuntimeError."""
+    """Write with torch.save; a full disk raises its OSError instead of torch's RuntimeError."""
     try:
         torch.save(checkpoint, file)
     except RuntimeError as error:
@@ -83,5 +86,7 @@ def latest_valid_checkpoint(last: Path) -> Path | None:
             return path
         print(f"{path} is damaged and skipped", flush=True)
     if existing:
-        raise ValueError(f"no checkpoint in {last.parent} can be read: remove that directory to start from scratch")
+        raise ValueError(
+            f"no checkpoint in {last.parent} is valid: remove that directory to start from scratch"
+        )
     return None

@@ -1,18 +1,21 @@
-"""The training step with less Python around it: the net compiled, or the whole step captured as one CUDA graph."""
+"""The training step with less Python around it: compiled, or captured as one CUDA graph."""
 
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from src.tasks.classification import Classifier
 
 MODES = ("auto", "none", "cudagraph", "inductor")
 
 
-def resolve_compile(mode: str, device: torch.device, world_size: int, activation_checkpointing: bool = False) -> str:
-    """Replace `auto` by `cudagraph` on one GPU and by `none` elsewhere; return any other valid mode as it is.
+def resolve_compile(
+    mode: str, device: torch.device, world_size: int, activation_checkpointing: bool = False
+) -> str:
+    """Replace `auto` by `cudagraph` on one GPU and by `none` elsewhere; keep other modes.
 
     Raises:
         ValueError: the mode is unknown, or cannot be combined with the other values.
@@ -22,19 +25,24 @@ def resolve_compile(mode: str, device: torch.device, world_size: int, activation
     if mode == "auto":
         return "cudagraph" if device.type == "cuda" and world_size == 1 else "none"
     if mode == "cudagraph" and device.type != "cuda":
-        raise ValueError(f"compile=cudagraph needs a GPU, not {device.type}: set compile=auto or compile=inductor")
+        raise ValueError(f"compile=cudagraph needs a GPU, not {device.type}: set compile=auto")
     if mode != "none" and world_size > 1:
-        raise ValueError(f"compile={mode} is for one device, and the world size is {world_size}: set compile=auto")
+        raise ValueError(
+            f"compile={mode} is for one device, the world size is {world_size}: set compile=auto"
+        )
     if mode == "inductor" and activation_checkpointing:
-        raise ValueError("compile=inductor and activation_checkpointing=true cannot be combined: set compile=auto")
+        raise ValueError(
+            "compile=inductor and activation_checkpointing=true exclude each other: "
+            "set compile=auto"
+        )
     return mode
 
 
 class CUDAGraphStep:
-    """Call `step(*batch)` as one CUDA graph: the first calls run as they are, the next is captured, then replayed.
+    """Call `step(*batch)` as one CUDA graph: after some eager calls it is captured, then replayed.
 
-    Everything that a step reads and writes besides its batch must stay at the same address. All batches have the same
-    shapes.
+    Everything that a step reads and writes besides its batch must stay at the same address. All
+    batches have the same shapes.
     """
 
     EAGER_CALLS = 3  # in which kernels are chosen and the momentum buffers are created
@@ -71,7 +79,9 @@ class CapturedStepClassifier(Classifier):
 
     def on_train_start(self) -> None:
         """Move the learning rate into memory, where a graph reads it."""
-        self.optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        self.optimizer = optimizer
         for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
         self.step = CUDAGraphStep(self.full_step) if self.device.type == "cuda" else self.full_step
@@ -96,9 +106,11 @@ class CapturedStepClassifier(Classifier):
     def optimizer_zero_grad(self, *_: object) -> None:
         """No-op: the step does it."""
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: object, closure: Callable[[], Any]) -> None:
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None
+    ) -> None:
         """Only run the closure, which calls `training_step`."""
-        closure()
+        optimizer_closure()
 
     # Evaluation takes a hundredth of the time, and compiling for its shapes would take longer.
     @torch.compiler.set_stance("force_eager")

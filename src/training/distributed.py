@@ -1,4 +1,4 @@
-"""A run as several processes: who starts them, how long they wait for each other, and SLURM's queue.
+"""A run as several processes: who starts them, how long they wait, and SLURM's queue.
 
 Every use of a private API of Lightning or PyTorch is gathered here, each with its reason.
 """
@@ -15,9 +15,12 @@ import torch
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy
+from pytorch_lightning.utilities import rank_zero_only
 from torch.distributed.distributed_c10d import _set_pg_timeout
 
-START_TIMEOUT = timedelta(minutes=10)  # until all processes are there: imports may come from a slow disk
+START_TIMEOUT = timedelta(
+    minutes=10
+)  # until all processes are there: imports may come from a slow disk
 LOST_PROCESS_TIMEOUT = timedelta(seconds=50)  # afterwards: a rank that does not answer is lost
 
 
@@ -58,12 +61,13 @@ class StartTimeout(Callback):
 
 
 def disable_sigterm_broadcast(trainer: Trainer) -> None:
-    """Stop Lightning from asking rank 0 about SIGTERM in each iteration, which waits for the answer.
+    """Stop Lightning from asking rank 0 about SIGTERM and waiting for it in each iteration.
 
     `Preemption` does it without waiting. See Lightning issue 21487 and pull request 21640.
     """
-    assert hasattr(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor")
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    loop = trainer.fit_loop.epoch_loop
+    assert hasattr(loop, "_broadcast_sigterm_tensor")
+    loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]  # noqa: SLF001
 
 
 @contextmanager
@@ -99,7 +103,9 @@ def slurm_plugins() -> list[SLURMEnvironment]:
         return []
     if int(os.environ["SLURM_NTASKS"]) > 1:
         if "SLURM_STEP_ID" not in os.environ:
-            raise ValueError("this SLURM job has several tasks: start them with srun python -m src.train ...")
+            raise ValueError(
+                "this SLURM job has several tasks: start them with srun python -m src.train ..."
+            )
         if "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise ValueError("pass --nodes and --ntasks-per-node to sbatch or srun, not --ntasks")
     return [SLURMEnvironment(auto_requeue=False)]
@@ -126,6 +132,11 @@ def check_world_size(trainer: Trainer) -> None:
             f"{trainer.num_devices} on each of {trainer.num_nodes}: "
             f"set trainer.devices={processes // nodes} trainer.num_nodes={nodes}"
         )
+
+
+def is_rank_zero() -> bool:
+    """Return whether this process is rank 0, also before a Trainer exists."""
+    return rank_zero_only.rank == 0  # type: ignore[attr-defined]
 
 
 def started_by_torchrun() -> bool:

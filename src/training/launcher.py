@@ -21,16 +21,20 @@ from src.training.sweep import Job, Sweep, find_slots
 
 # Hydra accepts launchers from its `hydra_plugins` package alone, so a launcher takes a name in it.
 PLUGIN_MODULE = "hydra_plugins.deep_residual"
-ConfigStore.instance().store("devices", {"_target_": f"{PLUGIN_MODULE}.DevicesLauncher"}, "hydra/launcher")
+ConfigStore.instance().store(
+    "devices", {"_target_": f"{PLUGIN_MODULE}.DevicesLauncher"}, "hydra/launcher"
+)
 
 
 class SweepLauncher(Launcher):
-    """Compose the config of every run, then run them all; a wrong value ends the sweep before it starts.
+    """Compose the configs of all runs, then run them: a wrong value ends a sweep before it starts.
 
     The entry point subclasses this as `DevicesLauncher`.
     """
 
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
         """Keep what Hydra hands over for `launch`."""
         self.load_config = hydra_context.config_loader.load_sweep_config
         self.config = config
@@ -44,10 +48,13 @@ class SweepLauncher(Launcher):
     def run(run_dir: RunDir) -> None:
         """Execute a run, in a process of its own."""
 
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+    def launch(
+        self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
+    ) -> Sequence[JobReturn]:
         """Run the jobs, and return one result for each, in order.
 
-        Hydra's sweeper raises the error of the first failed job alone, so all of them have the sweep's.
+        Hydra's sweeper raises the error of the first failed job alone, so all of them have the
+        sweep's.
         """
         configs = [self.load_config(self.config, list(overrides)) for overrides in job_overrides]
         jobs = []
@@ -65,9 +72,9 @@ class SweepLauncher(Launcher):
 
 
 def register_launcher(launcher: type[SweepLauncher]) -> None:
-    """Make `hydra/launcher=devices` use a subclass of `SweepLauncher` with the name `DevicesLauncher`."""
+    """Make `hydra/launcher=devices` use a subclass of `SweepLauncher`, named `DevicesLauncher`."""
     launcher.__module__ = PLUGIN_MODULE
     module = ModuleType(PLUGIN_MODULE)
-    module.DevicesLauncher = launcher
+    vars(module)[launcher.__name__] = launcher
     sys.modules[PLUGIN_MODULE] = module
     Plugins.instance().register(launcher)

@@ -1,22 +1,26 @@
-"""Learning-rate schedules: functions of the iteration (Sec. 4.2), or of how the validation error falls (Sec. 3.4).
+"""Learning-rate schedules: by iteration (Sec. 4.2), or by the validation error (Sec. 3.4).
 
-torch's schedulers are not used: they multiply the learning rate again and again, which gives 0.010000000000000002
-where the paper says 0.01, and none of them starts with a warm-up that ends at a training error.
+torch's schedulers are not used: they multiply the learning rate again and again, which gives
+0.010000000000000002 where the paper says 0.01, and none of them starts with a warm-up that ends at
+a training error.
 """
 
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def reduced_lr(lr: float, gamma: float, times: int) -> float:
-    """Return `lr * gamma**times`; exact for gamma = 0.1, since a division by 10, 100, ... rounds only once."""
+    """Return `lr * gamma**times`, rounded once: 0.1, 0.01 and 0.001 are exact."""
     return lr / (1 / gamma) ** times
 
 
 class MilestoneSchedule:
-    """The paper's schedule: the learning rate is multiplied by `gamma` at milestones, after a warm-up for deep nets.
+    """The paper's schedule: the learning rate falls at milestones, after a warm-up for deep nets.
 
-    A net with n >= `warmup_from_n` starts at `warmup_lr` until its training error falls below `warmup_error` percent
-    (Sec. 4.2: 0.01 until 80%, for n = 18). Whether the warm-up still lasts is the schedule's only state.
+    A net with n >= `warmup_from_n` starts at `warmup_lr` until its training error falls below
+    `warmup_error` percent (Sec. 4.2: 0.01 until 80%, for n = 18). Whether the warm-up still lasts
+    is the schedule's only state.
 
     Args:
         n: the paper's n; None for a net that has none, which is never warmed up.
@@ -52,7 +56,7 @@ class MilestoneSchedule:
         return min(lr, self.warmup_lr) if self.warming_up else lr
 
     def on_train_error(self, error: float) -> None:
-        """End the warm-up if the training error of the latest iterations, in percent, is low enough."""
+        """End the warm-up if the training error of the latest iterations is low enough."""
         self.warming_up = self.warming_up and error >= self.warmup_error
 
     def on_eval_error(self, error: float) -> None:
@@ -68,11 +72,12 @@ class MilestoneSchedule:
 
 
 class PlateauSchedule:
-    """The learning rate is multiplied by `gamma` whenever the validation error stops falling (Sec. 3.4).
+    """The learning rate falls whenever the validation error stops falling (Sec. 3.4).
 
-    It has stopped falling when `patience` evaluations in a row did not improve the best error by `threshold`. The
-    paper gives neither number. torch's ReduceLROnPlateau needs the optimizer, whose learning rate it overwrites; here
-    the LightningModule does that, for eager and captured steps alike.
+    It has stopped falling when `patience` evaluations in a row did not improve the best error by
+    `threshold`. The paper gives neither number. torch's ReduceLROnPlateau needs the optimizer,
+    whose learning rate it overwrites; here the LightningModule does that, for eager and captured
+    steps alike.
 
     Args:
         lr: learning rate before the first reduction.
@@ -92,8 +97,10 @@ class PlateauSchedule:
         **_unused: object,  # n and iterations, which every schedule is given
     ) -> None:
         self.lr, self.gamma, self.patience, self.threshold = lr, gamma, patience, threshold
-        self.max_reductions = float("inf") if max_reductions is None else max_reductions
-        self.best, self.waited, self.reductions = float("inf"), 0, 0
+        self.max_reductions = sys.maxsize if max_reductions is None else max_reductions
+        self.best = float("inf")
+        self.waited = 0
+        self.reductions = 0
 
     def __call__(self, iteration: int) -> float:
         """Return the learning rate; it is the same for all iterations between two evaluations."""
@@ -103,7 +110,7 @@ class PlateauSchedule:
         """No-op: this schedule does not depend on the training error."""
 
     def on_eval_error(self, error: float) -> None:
-        """Count an evaluation, with its error in percent, and reduce the learning rate if it is time."""
+        """Count an evaluation, and reduce the learning rate if it is time."""
         if error < self.best - self.threshold:
             self.best, self.waited = error, 0
             return
@@ -111,10 +118,14 @@ class PlateauSchedule:
         if self.waited == self.patience:
             self.reductions, self.waited = min(self.reductions + 1, self.max_reductions), 0
 
-    def state_dict(self) -> dict[str, float]:
+    def state_dict(self) -> dict[str, Any]:
         """Return the state to save in a checkpoint."""
         return {"best": self.best, "waited": self.waited, "reductions": self.reductions}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of `state_dict`."""
-        self.best, self.waited, self.reductions = state["best"], state["waited"], state["reductions"]
+        self.best, self.waited, self.reductions = (
+            state["best"],
+            state["waited"],
+            state["reductions"],
+        )

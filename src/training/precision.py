@@ -6,7 +6,7 @@ from src.runs.environment import cpu_name
 
 
 def resolve_precision(precision: str, accelerator: str) -> str:
-    """Replace `auto` by `bf16-mixed` where the device computes in bf16 natively, otherwise by `32-true`.
+    """Replace `auto` by `bf16-mixed` where the device has native bf16, otherwise by `32-true`.
 
     Args:
         precision: Lightning's `precision`, or `auto`; any other value is returned as it is.

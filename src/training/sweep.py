@@ -1,8 +1,8 @@
 """Run the jobs of a sweep as processes, each with GPUs of its own.
 
-A fork server has the heavy imports loaded and touches no device; every run is forked from it. So a run that fails, is
-killed or runs out of memory affects no other, and a further run starts in half a second. joblib and submitit are not
-used for this: neither leases GPUs to its jobs.
+A fork server has the heavy imports loaded and touches no device; every run is forked from it. So a
+run that fails, is killed or runs out of memory affects no other, and a further run starts in half a
+second. joblib and submitit are not used for this: neither leases GPUs to its jobs.
 """
 
 import math
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 
 from tqdm import tqdm
@@ -22,7 +23,8 @@ from tqdm import tqdm
 from src.runs.environment import cpu_count
 from src.runs.run_dir import RunDir
 
-# A launcher outside the sweep may have set these; a run that saw them would take itself for one of several ranks.
+# A launcher outside the sweep may have set these; a run that saw them would take itself for one of
+# several ranks.
 LAUNCHER_VARIABLES = (
     *("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT"),
     *("PL_GLOBAL_SEED", "SLURM_NTASKS", "SLURM_JOB_ID"),
@@ -50,7 +52,7 @@ class Job:
 
     run_dir: RunDir
     overrides: list[str]
-    process: BaseProcess | None = None
+    process: BaseProcess = field(init=False)
     devices: list[str] = field(default_factory=list)
     started: float = 0.0
     ended: float | None = None
@@ -83,7 +85,8 @@ class Sweep:
 
     Args:
         jobs: the runs; those that are finished already are only listed.
-        slots: the devices, each as often as it takes a run: ["0", "1"] are two GPUs, ["cpu"] is the CPU.
+        slots: the devices, each as often as it takes a run: ["0", "1"] are two GPUs, ["cpu"] is the
+            CPU.
         threads: CPU threads of each run.
         run: executes a run in its process.
     """
@@ -97,8 +100,8 @@ class Sweep:
     ) -> None:
         jobs = {job.run_dir.path: job for job in jobs}.values()  # two commands may ask for one run
         self.finished = [job for job in jobs if job.run_dir.finished]
-        # The longest first, so that no long run is left alone at the end; with a single slot the order does not change
-        # the total, and the shortest first gives results early.
+        # The longest first, so that no long run is left alone at the end; with a single slot the
+        # order does not change the total, and the shortest first gives results early.
         self.waiting = sorted(
             (job for job in jobs if not job.run_dir.finished),
             key=lambda job: job.cost,
@@ -144,14 +147,16 @@ class Sweep:
 
         self._print_results(sorted(jobs, key=lambda job: job.run_dir.path))
         if self.failed:
-            raise SweepError(f"{len(self.failed)} of {len(jobs)} runs failed; the same command tries them again")
+            raise SweepError(
+                f"{len(self.failed)} of {len(jobs)} runs failed; the same command tries them again"
+            )
 
     def lease_devices(self) -> list[tuple[Job, list[str]]]:
         """Take the next waiting jobs that the free devices suffice for, and their devices."""
         leased = []
         while self.waiting:
             job = self.waiting[0]
-            count = min(job.devices_wanted, len(self.devices))
+            count = int(min(job.devices_wanted, len(self.devices)))
             devices = sorted(set(self.free), key=self.free.index)[:count]
             if len(devices) < count:
                 break  # a shorter job that would fit must not keep this one waiting
@@ -161,7 +166,7 @@ class Sweep:
             leased.append((job, devices))
         return leased
 
-    def _start(self, job: Job, devices: list[str], context: object) -> None:
+    def _start(self, job: Job, devices: list[str], context: ForkServerContext) -> None:
         job.run_dir.error.unlink(missing_ok=True)
         arguments = (self.run_one, job.run_dir, job.overrides, devices, self.threads)
         job.process = context.Process(target=run_job, args=arguments, name=job.run_dir.path.name)
@@ -197,20 +202,12 @@ class Sweep:
             return f"{name}: {self.failed[job].splitlines()[0]}"
         minutes = (job.ended - job.started) / 60 if job.ended else None
         duration = "finished before" if minutes is None else f"{minutes:.1f} min"
-        return f"{name}: {describe_results(job.run_dir)}, {duration}"
-
-
-def describe_results(run_dir: RunDir) -> str:
-    """Return the errors of a finished run in a few words."""
-    summary, protocol = run_dir.summary, run_dir.config["protocol"]
-    errors = f"training error {summary['train_error']:6.2f}%, test error {summary['test_error']:6.2f}%"
-    evaluation = run_dir.evaluation(protocol)
-    return errors + (f", {protocol} {evaluation['test_error']:6.2f}%" if evaluation else "")
+        return f"{name}: {job.run_dir.describe_results()}, {duration}"
 
 
 def failure(job: Job) -> str:
     """Return why a run failed, and record it in its directory if its process was killed."""
-    code = job.process.exitcode
+    code = job.process.exitcode or 0
     if code < 0:
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
         job.run_dir.write_error(f"killed by {signal.Signals(-code).name}{hint}")
@@ -222,8 +219,9 @@ def failure(job: Job) -> str:
 
 def kill(process: BaseProcess) -> None:
     """Kill the process of a run and those that it started."""
-    with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.pid is not None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
     process.join()
 
 
@@ -234,7 +232,7 @@ def run_job(
     devices: list[str],
     threads: int,
 ) -> None:
-    """Execute one run in this process, which belongs to it alone; the exit status is 0 if it finishes."""
+    """Execute one run in this process, which is its own; the exit status is 0 if it finishes."""
     os.setsid()
     threading.Thread(target=_end_with_the_sweep, daemon=True).start()
     for name in LAUNCHER_VARIABLES:
@@ -242,7 +240,8 @@ def run_job(
     os.environ["OMP_NUM_THREADS"] = str(threads)
     if devices[0] != "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-    # Lightning starts the processes of further devices from the command line, which must not be the sweep's.
+    # Lightning starts the processes of further devices from the command line, which must not be the
+    # sweep's.
     sys.argv = [sys.argv[0], *overrides, "hydra.mode=RUN"]
     # tqdm's own lock is a semaphore, and Python warns that a killed run leaks it.
     tqdm.set_lock(threading.RLock())
@@ -258,7 +257,9 @@ def run_job(
 
 def _end_with_the_sweep() -> None:
     """Kill this run when the sweep's process ends, however it is stopped."""
-    parent_process().join()
+    sweep = parent_process()
+    assert sweep is not None
+    sweep.join()
     os.killpg(0, signal.SIGKILL)
 
 
@@ -277,7 +278,7 @@ def check_not_launched() -> None:
 
 
 def find_slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:
-    """Return the devices of this machine, each as often as it takes a run, and the CPU threads of each run.
+    """Return the devices, each as often as it takes a run, and the CPU threads of each run.
 
     Raises:
         ValueError: `jobs_per_device` is less than 1.

@@ -5,10 +5,10 @@ from contextlib import nullcontext
 from typing import Any
 
 from hydra.utils import instantiate
-from pytorch_lightning import Callback, LightningDataModule, Trainer, seed_everything
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning import Callback, Trainer, seed_everything
 
-from src.models.complexity import multiply_adds, parameters
+from src.data.image_datamodule import ImageDataModule
+from src.models.complexity import count_multiply_adds, count_parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
@@ -26,6 +26,7 @@ from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
 from src.training.distributed import (
     StartTimeout,
     check_world_size,
+    is_rank_zero,
     make_strategy,
     report_lost_process,
     slurm_plugins,
@@ -61,8 +62,8 @@ class RunCallbacks:
 
 
 def make_wandb_run(run_dir: RunDir, metrics: Metrics) -> WandbRun | None:
-    """Return the callback that shows a run in W&B, if `logger=wandb` asks for it, on rank 0 alone."""
-    wanted = run_dir.config["logger"]["name"] == "wandb" and rank_zero_only.rank == 0
+    """Return the callback for W&B if `logger=wandb` asks for it, on rank 0 alone."""
+    wanted = run_dir.config["logger"]["name"] == "wandb" and is_rank_zero()
     return WandbRun(run_dir, metrics) if wanted else None
 
 
@@ -84,9 +85,9 @@ def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
     classifier, data = build(config, trainer)
     data.trainer = trainer
     data.prepare_data()
-    data.setup()
+    data.setup("fit")
 
-    with run_dir.locked() if rank_zero_only.rank == 0 else nullcontext():
+    with run_dir.locked() if is_rank_zero() else nullcontext():
         checkpoint = latest_valid_checkpoint(run_dir.last_checkpoint)
         with own.wandb_run or nullcontext():
             with report_lost_process(trainer):
@@ -108,7 +109,8 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
     To Lightning the whole run is one epoch, so resuming means starting at an iteration.
 
     Raises:
-        ValueError: the processes are not those that the config asks for, or the device cannot do what it asks for.
+        ValueError: the processes are not those that the config asks for, or the device cannot do
+            what it asks for.
     """
     recipe, options = config["recipe"], config["trainer"]
     trainer = Trainer(
@@ -128,11 +130,13 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
     )
     check_world_size(trainer)
     if options["sync_batchnorm"] and trainer.strategy.root_device.type == "cpu":
-        raise ValueError("trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU")
+        raise ValueError(
+            "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU"
+        )
     return trainer
 
 
-def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, LightningDataModule]:
+def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDataModule]:
     """Return the net with its recipe, and the data, which are not read yet.
 
     Raises:
@@ -154,16 +158,14 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, Lightni
     schedule = instantiate(recipe["schedule"], n=n, iterations=iterations, _convert_="all")
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
     data = instantiate(config["data"], **stream, _convert_="all")
-    if config["protocol"] not in data.protocols:
-        raise ValueError(
-            f"protocol={config['protocol']} is not one of {', '.join(data.protocols)}, "
-            f"which data={config['choices']['data']} has"
-        )
+    data.check_protocol(config["protocol"])
     module = Classifier if mode == "none" else CapturedStepClassifier
     return module(net, instantiate(recipe["optimizer"]), schedule), data
 
 
-def describe_run(config: dict[str, Any], module: Classifier, data: LightningDataModule) -> dict[str, Any]:
+def describe_run(
+    config: dict[str, Any], module: Classifier, data: ImageDataModule
+) -> dict[str, Any]:
     """Return what the summary says of the net and the data."""
     return {
         "model": config["choices"]["model"],
@@ -175,12 +177,14 @@ def describe_run(config: dict[str, Any], module: Classifier, data: LightningData
         "val_images": data.val_images,
         "train_images": data.train_images,
         "iterations": config["recipe"]["iterations"],
-        "parameters": parameters(module.net),
-        "macs": multiply_adds(module.net, data.image_shape),
+        "parameters": count_parameters(module.net),
+        "macs": count_multiply_adds(module.net, data.image_shape),
     }
 
 
-def describe_execution(config: dict[str, Any], trainer: Trainer, stopwatch: Stopwatch) -> dict[str, Any]:
+def describe_execution(
+    config: dict[str, Any], trainer: Trainer, stopwatch: Stopwatch
+) -> dict[str, Any]:
     """Return what the summary says of the speed and of what the run was executed on."""
     images = config["recipe"]["iterations"] * config["recipe"]["batch_size"]
     return {

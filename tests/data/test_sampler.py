@@ -2,36 +2,38 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.sampler import Stream
+from src.data.sampler import TrainingStream
 
 
-def stream(images=100, batch_size=32, iterations=20, seed=0, rank=0, world=1):
-    """A stream whose batch is its indices and its first draw, so that both can be looked at."""
+def stream(images=100, batch_size=32, iterations=20, seed=0, rank=0, world_size=1):
+    """A stream whose batches are their indices and random numbers, so that tests can see both."""
 
-    def make(indices, rng, share):
-        return indices[share], torch.from_numpy(rng.integers(0, 1000, len(indices)))[share]
+    def make_batch(indices, rng, rank_slice):
+        numbers = torch.from_numpy(rng.integers(0, 1000, len(indices)))
+        return indices[rank_slice], numbers[rank_slice]
 
-    return Stream(make, images, batch_size, iterations, seed, rank, world)
-
-
-def indices(of):
-    return torch.cat([batch[0] for batch in of]).numpy()
+    return TrainingStream(make_batch, images, batch_size, iterations, seed, rank, world_size)
 
 
-def test_each_pass_has_each_image_once_and_passes_differ():
-    order = indices(stream(iterations=25))  # 800 images: 8 passes
-    passes = order.reshape(8, 100)
-    assert (np.sort(passes, axis=1) == np.arange(100)).all()
-    assert len({tuple(p) for p in passes}) == 8
+def indices_of(batches):
+    return torch.cat([batch[0] for batch in batches]).numpy()
+
+
+def test_each_epoch_has_each_image_once_in_another_order():
+    epochs = indices_of(stream(iterations=25)).reshape(8, 100)
+    assert (np.sort(epochs, axis=1) == np.arange(100)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 8
 
 
 @pytest.mark.parametrize("images", [5, 31, 32, 33, 100])
-def test_every_batch_is_full_also_where_a_pass_is_smaller_than_a_batch(images):
+def test_every_batch_is_full_even_if_an_epoch_is_smaller_than_a_batch(images):
     batches = list(stream(images=images))
-    assert [len(batch[0]) for batch in batches] == [32] * 20 and len(stream(images=images)) == 20
-    order = indices(batches)
-    whole = len(order) // images
-    assert (np.sort(order[: whole * images].reshape(whole, images), axis=1) == np.arange(images)).all()
+    assert [len(batch[0]) for batch in batches] == [32] * 20
+    assert len(stream(images=images)) == 20
+    indices = indices_of(batches)
+    epochs = len(indices) // images
+    complete = indices[: epochs * images].reshape(epochs, images)
+    assert (np.sort(complete, axis=1) == np.arange(images)).all()
 
 
 def test_a_batch_depends_on_the_seed_and_the_iteration_alone():
@@ -42,26 +44,28 @@ def test_a_batch_depends_on_the_seed_and_the_iteration_alone():
     for i in (19, 0, 7):
         for part, expected in zip(stream().batch(i), batches[i], strict=True):
             assert torch.equal(part, expected)
-    assert not np.array_equal(indices(stream(seed=1)), indices(batches))
+    assert not np.array_equal(indices_of(stream(seed=1)), indices_of(batches))
     assert not torch.equal(batches[0][1], batches[1][1])
 
 
-@pytest.mark.parametrize("at", [0, 1, 7, 19, 20])
-def test_a_resumed_stream_goes_on_where_it_was(at):
-    whole, first, second = list(stream()), stream(), stream()
+@pytest.mark.parametrize("iteration", [0, 1, 7, 19, 20])
+def test_a_resumed_stream_continues_at_its_iteration(iteration):
+    complete, first, second = list(stream()), stream(), stream()
     iterator = iter(first)
-    for _ in range(at):
+    for _ in range(iteration):
         next(iterator)
-    assert first.state_dict() == {"iteration": at}
+    assert first.state_dict() == {"iteration": iteration}
     second.load_state_dict(first.state_dict())
     rest = list(second)
-    assert len(rest) == 20 - at
-    assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in zip(rest, whole[at:], strict=True))
+    assert len(rest) == 20 - iteration
+    for batch, expected in zip(rest, complete[iteration:], strict=True):
+        assert torch.equal(batch[0], expected[0])
+        assert torch.equal(batch[1], expected[1])
 
 
-@pytest.mark.parametrize("world", [2, 4])
-def test_processes_share_the_same_batch(world):
-    whole = stream().batch(3)
-    shares = [stream(rank=rank, world=world).batch(3) for rank in range(world)]
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_processes_share_the_same_batch(world_size):
+    batch = stream().batch(3)
+    parts = [stream(rank=rank, world_size=world_size).batch(3) for rank in range(world_size)]
     for i in (0, 1):
-        assert torch.equal(torch.cat([share[i] for share in shares]), whole[i])
+        assert torch.equal(torch.cat([part[i] for part in parts]), batch[i])

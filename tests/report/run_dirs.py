@@ -1,64 +1,54 @@
-"""Writes run folders as src.train does, without training anything."""
+"""Write run directories as src.train does, without training anything."""
 
 import copy
 import json
+from functools import cache
 from pathlib import Path
 
 import yaml
 
-from src.runs.atomic_io import append
+from src.report.comparison import CONF
 from src.runs.run_dir import RunDir
+from src.tables import write_csv
 
-RECIPE = {
-    "iterations": 64000,
-    "batch_size": 128,
-    "optimizer": {
-        "_target_": "torch.optim.SGD",
-        "_partial_": True,
-        "momentum": 0.9,
-        "nesterov": False,
-        "fused": True,
-        "weight_decay": 0.0001,
-    },
-    "schedule": {
-        "_target_": "src.training.lr_schedule.Schedule",
-        "lr": 0.1,
-        "milestones": [0.5, 0.75],
-        "gamma": 0.1,
-        "warmup_from_n": 18,
-        "warmup_lr": 0.01,
-        "warmup_error": 80.0,
-    },
-    "eval_every": 1000,
-    "log_every": 100,
-    "checkpoint_every": 500,
-}
-DATA = {"root": "data", "val_images": 0, "normalization": "pixel"}
-DATA_TARGETS = {"cifar10": "src.data.cifar10.CIFAR10", "digits": "src.data.digits.Digits"}
-TARGETS = {
-    "plain": "src.models.resnet.plain",
-    "resnet": "src.models.resnet.resnet",
-    "preactivation": "src.models.preact_resnet.preactivation",
-}
 PARAMETERS = {8: 75290, 20: 269722, 56: 853018, 110: 1727962}
 
 
+@cache
+def read_conf(group, name):
+    """The nested values of a file of conf and of its bases."""
+    own = yaml.safe_load((CONF / group / f"{name}.yaml").read_text())
+    merged = {}
+    for base in [*own.pop("defaults", []), None]:
+        for key, value in (read_conf(group, base) if base else own).items():
+            both = isinstance(value, dict) and key in merged
+            merged[key] = merged[key] | value if both else value
+    return merged
+
+
 def make_config(kind="resnet", depth=20, seed=0, data="cifar10", **overrides):
-    """A resolved config; `overrides` are flat keys with __ for the dots, such as recipe__iterations=2000."""
-    model = {"_target_": TARGETS[kind], "n": (depth - 2) // 6, "num_classes": 10, "init": "fan_in"}
-    if kind != "plain":
-        model["shortcut"] = "A"
+    """Make a resolved config that trains on all images.
+
+    `overrides` are flat keys with __ for the dots, such as recipe__iterations=2000.
+    """
     config = {
         "choices": {"data": data, "model": f"{kind}{depth}", "recipe": data, "experiment": None},
-        "model": model,
-        "data": DATA | {"_target_": DATA_TARGETS.get(data, "elsewhere.Data")},
-        "recipe": copy.deepcopy(RECIPE),
+        "model": read_conf("model", kind) | {"n": (depth - 2) // 6},
+        "data": read_conf("data", data) | {"val_images": 0},
+        "recipe": read_conf("recipe", data),
         "n": 3,
         "seed": seed,
-        "runs": "runs",
+        "output_dir": "runs",
         "activation_checkpointing": False,
-        "trainer": {"accelerator": "auto", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"},
+        "trainer": {
+            "accelerator": "auto",
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "precision": "32-true",
+        },
     }
+    config = copy.deepcopy(config)
     for key, value in overrides.items():
         *groups, last = key.split("__")
         place = config
@@ -69,36 +59,66 @@ def make_config(kind="resnet", depth=20, seed=0, data="cifar10", **overrides):
 
 
 def write_run(root, config, errors=(), final=None, failure=None, layers=None, name=None):
-    """Writes a folder in the state that its arguments make it.
+    """Write a run directory in the state that the arguments describe.
 
     Args:
-        errors: pairs of training and test error in percent, at equal distances; a row without errors precedes each.
-        final: training and test error; the run is finished.
-        layers: (gradient, response) of each layer, None for no response.
+        errors: Pairs of training and test error in percent, at equal distances; a row without
+            errors precedes each.
+        final: Training and test error of a finished run.
+        failure: The text of error.txt.
+        layers: (gradient, response) of each layer; None for no response.
+        name: The directory's name, if not the net's and the seed's.
     """
-    kind, seed = config["choices"]["model"], config["seed"]
-    folder = RunDir(Path(root) / config["choices"]["data"] / (name or f"{kind}-s{seed}"), config)
-    folder.path.mkdir(parents=True)
-    (folder.path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    kind, seed, data = config["choices"]["model"], config["seed"], config["choices"]["data"]
+    path = Path(root) / data / (name or f"{kind}-s{seed}")
+    run_dir = RunDir(path, config)
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+
     iterations, depth = config["recipe"]["iterations"], 6 * config["model"]["n"] + 2
+    rows, layer_rows = [], []
     for i, (train, test) in enumerate(errors, start=1):
         at = iterations * i // 8
-        folder.log({"iteration": at - iterations // 16, "lr": 0.1, "train/loss": train / 40})
-        now = {"iteration": at, "lr": 0.1 if i < 4 else 0.01, "train/loss": train / 40}
-        folder.log(now | {"train/error": train, "test/error": test, "test/loss": test / 40})
-        if layers:
-            lines = [(at, f"conv{k}", gradient, response) for k, (gradient, response) in enumerate(layers)]
-            columns = ["iteration", "layer", "gradient", "response"]
-            append(folder.layers, columns, [dict(zip(columns, line, strict=True)) for line in lines])
+        loss = {"lr": 0.1 if i < 4 else 0.01, "train/loss": train / 40}
+        rows.append({"iteration": at - iterations // 16} | loss)
+        rows.append(
+            {"iteration": at}
+            | loss
+            | {"train/error": train, "test/error": test, "test/loss": test / 40}
+        )
+        layer_rows += [
+            {"iteration": at, "layer": f"conv{k}", "gradient": gradient, "response": response}
+            for k, (gradient, response) in enumerate(layers or ())
+        ]
+    for file, written in ((run_dir.metrics, rows), (run_dir.layers, layer_rows)):
+        if written:
+            write_csv(file, written)
+
     if final:
-        summary = {"model": kind, "n": config["model"]["n"], "depth": depth, "data": config["choices"]["data"]}
-        summary |= {"shortcut": config["model"].get("shortcut"), "seed": seed, "iterations": iterations}
-        summary |= {"val_images": config["data"]["val_images"], "parameters": PARAMETERS.get(depth, 10**6)}
-        summary |= {"macs": 2_026_000 * depth, "train_error": final[0], "val_error": None, "test_error": final[1]}
-        summary |= {"test_error_top5": 1.0, "images_per_second": 40_000 / depth, "seconds": 60.0, "devices": 1}
-        summary |= {"precision": config["trainer"]["precision"], "device": "AMD EPYC, 2 cores"}
-        summary |= {"versions": {"torch": "2.13.0", "numpy": "2.4.6"}, "git_commit": "0123456789abcdef"}
-        (folder.path / "summary.json").write_text(json.dumps(summary))
+        summary = {
+            "model": kind,
+            "n": config["model"]["n"],
+            "depth": depth,
+            "data": data,
+            "shortcut": config["model"].get("shortcut"),
+            "seed": seed,
+            "iterations": iterations,
+            "val_images": config["data"]["val_images"],
+            "parameters": PARAMETERS.get(depth, 10**6),
+            "macs": 2_026_000 * depth,
+            "train_error": final[0],
+            "val_error": None,
+            "test_error": final[1],
+            "test_error_top5": 1.0,
+            "images_per_second": 40_000 / depth,
+            "seconds": 60.0,
+            "devices": 1,
+            "precision": config["trainer"]["precision"],
+            "device": "AMD EPYC, 2 cores",
+            "versions": {"torch": "2.13.0", "numpy": "2.4.6"},
+            "git_commit": "0123456789abcdef",
+        }
+        (path / "summary.json").write_text(json.dumps(summary))
     if failure is not None:
-        folder.error.write_text(failure)
-    return folder.path
+        run_dir.error.write_text(failure)
+    return path

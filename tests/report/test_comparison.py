@@ -1,41 +1,69 @@
 import pytest
 from run_dirs import make_config
 
-from src.report.comparison import DEPTH, NET, SEED, alike, departures, variants
-from src.report.results_table import paper_value
+from src.report.comparison import (
+    DEPTH,
+    NET,
+    SEED,
+    comparison_key,
+    departures,
+    group_by,
+    paper_result,
+    variant_labels,
+)
+
+IMAGENET_IMAGES = 1281167
 
 
-def test_only_what_may_differ_leaves_runs_alike():
-    base = make_config("plain", 20)
-    assert alike(base, SEED) == alike(make_config("plain", 20, seed=7, trainer__devices=4, runs="elsewhere"), SEED)
+def test_seeds_share_a_key_and_any_other_difference_makes_another():
+    base = comparison_key(make_config("plain"), SEED)
+    elsewhere = make_config("plain", seed=7, trainer__devices=4, output_dir="elsewhere")
+    assert comparison_key(elsewhere, SEED) == base
     for other in (
         make_config("plain", 56),
-        make_config("resnet", 20),
-        make_config("plain", 20, recipe__schedule__lr=0.2),
-        make_config("plain", 20, trainer__precision="bf16-mixed"),
-        make_config("plain", 20, data__val_images=5000),
+        make_config("resnet"),
+        make_config("plain", recipe__schedule__lr=0.2),
+        make_config("plain", trainer__precision="bf16-mixed"),
+        make_config("plain", data__val_images=5000),
     ):
-        assert alike(base, SEED) != alike(other, SEED)
-    assert alike(base, DEPTH) == alike(make_config("plain", 56, seed=1), DEPTH)
-    assert alike(base, DEPTH) != alike(make_config("resnet", 20), DEPTH)
-    assert alike(base, NET) == alike(make_config("resnet", 56), NET)
-    assert alike(base, NET) != alike(make_config("resnet", 56, recipe__iterations=2000), NET)
-
-
-def test_a_key_that_came_after_a_run_is_at_its_default_in_it():
-    before = make_config()
-    assert "precise_bn_batches" not in before["recipe"]
-    assert alike(before, SEED) == alike(make_config(recipe__norm_batches=0), SEED)
-    assert alike(before, SEED) != alike(make_config(recipe__norm_batches=200), SEED)
-    assert (departures(before), variants([before])) == ("", [""])
-    assert departures(make_config(recipe__norm_batches=200)) == "precise_bn_batches 200, not 0"
+        assert comparison_key(other, SEED) != base
 
 
 @pytest.mark.parametrize(
-    ("overrides", "words"),
+    ("ignore", "same", "other"),
+    [
+        (DEPTH, make_config("plain", 56, seed=1), make_config("resnet", 20)),
+        (NET, make_config("resnet", 56), make_config("resnet", 56, recipe__iterations=2000)),
+    ],
+)
+def test_depths_and_nets_share_a_key_if_nothing_else_differs(ignore, same, other):
+    base = comparison_key(make_config("plain", 20), ignore)
+    assert comparison_key(same, ignore) == base
+    assert comparison_key(other, ignore) != base
+
+
+def test_a_key_that_a_stored_config_lacks_has_its_default():
+    stored = make_config()
+    del stored["recipe"]["precise_bn_batches"]
+    other = make_config(recipe__precise_bn_batches=200)
+    assert comparison_key(stored, SEED) == comparison_key(make_config(), SEED)
+    assert comparison_key(stored, SEED) != comparison_key(other, SEED)
+    assert (departures(stored), variant_labels([stored])) == ("", [""])
+    assert departures(other) == "precise_bn_batches 200, not 0"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
     [
         ({}, ""),
-        ({"trainer__precision": "bf16-mixed", "data__val_images": 5000, "recipe__eval_every": 7}, ""),
+        (
+            {
+                "trainer__precision": "bf16-mixed",
+                "data__val_images": 5000,
+                "recipe__eval_every": 7,
+            },
+            "",
+        ),
         ({"recipe__iterations": 2000}, "2,000 of 64,000 iterations"),
         ({"recipe__batch_size": 64}, "batch_size 64, not 128"),
         (
@@ -49,56 +77,72 @@ def test_a_key_that_came_after_a_run_is_at_its_default_in_it():
         ({"choices__data": "digits", "recipe__iterations": 800}, ""),
     ],
 )
-def test_departures_from_the_papers_training_are_told_in_words(overrides, words):
-    assert departures(make_config(**overrides)) == words
+def test_departures_from_the_papers_training_are_listed(overrides, text):
+    assert departures(make_config(**overrides)) == text
 
 
-def test_runs_are_told_apart_by_what_is_unusual_and_not_common():
-    configs = [
-        make_config("plain", 20, recipe__iterations=2000),
-        make_config("resnet", 20, recipe__iterations=2000, trainer__precision="bf16-mixed"),
-        make_config("resnet", 20, recipe__iterations=2000, model__shortcut="B", seed=1),
-    ]
-    assert variants(configs) == ["", "bf16-mixed", "shortcut B"]
-    assert variants(configs, r"model\..*") == ["", "", "shortcut B"]
-    assert variants(configs[1:2]) == [""]
-
-
-def value(model, n=None, shortcut="A", data="cifar10", **protocol):
-    return paper_value({"model": model, "n": n, "shortcut": shortcut, "data": data, **protocol})
-
-
-def test_the_papers_numbers_stand_with_their_place():
-    table6 = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
-    found = {depth: value("resnet", (depth - 2) // 6) for depth in table6}
-    assert {depth: row["error"] for depth, row in found.items()} == table6
-    assert {row["where"] for row in found.values()} == {"Table 6"}
-    assert [found[110][key] for key in ("deviation", "runs", "best")] == [0.16, 5, 6.43]
-    assert found[20] == value("resnet20", 3, protocol="center")
-    preactivation = [value(f"preactivation{d}", shortcut=s)["error"] for d, s in ((110, "A"), (164, "B"), (1001, "B"))]
-    assert preactivation == [6.37, 5.46, 4.89]
-    assert value("plain", 3, None) is value("resnet20", 3, "B") is value("resnet", 3, data="digits") is None
-
-
-def test_tests_of_photos_stand_beside_those_by_the_same_protocol():
-    def tested(protocol, *net):
-        found = value(net[0], None, net[1], "imagenet", protocol=protocol)
-        return found and (found["error"], found["error_top5"], found["where"])
-
-    assert tested("10crop", "plain18", None) == (27.94, "", "Table 2")
-    assert tested("10crop", "resnet34", "A") == (25.03, 7.76, "Tables 2 and 3")
-    assert tested("10crop", "resnet34", "B") == tested("10crop", "resnet34b", "B") == (24.52, 7.46, "Table 3")
-    assert tested("multiscale", "resnet34c", "C") == (21.53, 5.6, "Table 4")
-    assert [tested(by, "resnet152", "B")[:2] for by in ("center", "10crop", "multiscale")] == [
-        (23.0, 6.7), (21.43, 5.71), (19.38, 4.49),
-    ]  # fmt: skip
-    others = [("multiscale", "resnet34", "A"), ("center", "plain34", None), ("center", "resnext50_32x4d", "B")]
-    assert {tested(*other) for other in [*others, ("10crop", "wide_resnet50_2", "B")]} == {None}
-
-
-def test_a_run_on_fewer_photos_than_the_papers_departs_from_it():
-    config = make_config(data="imagenet", choices__recipe="imagenet")
-    told = "127 of 1,281,167 photos"
-    assert told in departures(config, 127) and "photos" not in departures(config, 1281167)
+def test_fewer_images_than_the_papers_are_a_departure():
+    config = make_config(data="imagenet")
+    departure = "127 of 1,281,167 images"
+    assert departure in departures(config, 127)
+    assert "images" not in departures(config, IMAGENET_IMAGES)
+    assert "images" not in departures(config)
     config["data"]["val_images"] = 1167
-    assert "photos" not in departures(config, 1280000) and told in departures(config, 127)
+    assert "images" not in departures(config, IMAGENET_IMAGES - 1167)
+    assert departure in departures(config, 127)
+
+
+def test_labels_leave_out_defaults_and_what_all_runs_have():
+    configs = [
+        make_config("plain", recipe__iterations=2000),
+        make_config("resnet", recipe__iterations=2000, trainer__precision="bf16-mixed"),
+        make_config("resnet", recipe__iterations=2000, model__shortcut="B", seed=1),
+    ]
+    assert variant_labels(configs) == ["", "bf16-mixed", "shortcut B"]
+    assert variant_labels(configs, r"model\..*") == ["", "", "shortcut B"]
+    assert variant_labels(configs[1:2]) == [""]
+
+
+def paper(model, shortcut="A", data="cifar10", depth=None, **protocol):
+    row = {"model": model, "depth": depth, "shortcut": shortcut, "data": data, **protocol}
+    return paper_result(row)
+
+
+def test_cifar10_results_are_those_of_table_6():
+    errors = {20: 8.75, 32: 7.51, 44: 7.17, 56: 6.97, 110: 6.61, 1202: 7.93}
+    results = {depth: paper("resnet", depth=depth) for depth in errors}
+    assert {depth: result["error"] for depth, result in results.items()} == errors
+    assert {result["where"] for result in results.values()} == {"Table 6"}
+    assert [results[110][key] for key in ("std", "runs", "best")] == [0.16, 5, 6.43]
+    assert results[20] == paper("resnet20", protocol="center")
+    nets = [("preactivation110", "A"), ("preactivation164", "B"), ("preactivation1001", "B")]
+    assert [paper(*net)["error"] for net in nets] == [6.37, 5.46, 4.89]
+    assert paper("plain", None, depth=20) is None
+    assert paper("resnet20", "B") is None
+    assert paper("resnet", data="digits", depth=20) is None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "net", "shortcut", "result"),
+    [
+        ("10crop", "plain18", None, (27.94, "", "Table 2")),
+        ("10crop", "resnet34", "A", (25.03, 7.76, "Tables 2 and 3")),
+        ("10crop", "resnet34", "B", (24.52, 7.46, "Table 3")),
+        ("10crop", "resnet34b", "B", (24.52, 7.46, "Table 3")),
+        ("multiscale", "resnet34c", "C", (21.53, 5.6, "Table 4")),
+        ("center", "resnet152", "B", (23.0, 6.7, "the authors' README")),
+        ("10crop", "resnet152", "B", (21.43, 5.71, "Table 3")),
+        ("multiscale", "resnet152", "B", (19.38, 4.49, "Table 4")),
+        ("multiscale", "resnet34", "A", None),
+        ("center", "plain34", None, None),
+        ("center", "resnext50_32x4d", "B", None),
+        ("10crop", "wide_resnet50_2", "B", None),
+    ],
+)
+def test_imagenet_results_are_compared_by_the_same_protocol(protocol, net, shortcut, result):
+    found = paper(net, shortcut, "imagenet", protocol=protocol)
+    assert (found and (found["error"], found["error_top5"], found["where"])) == result
+
+
+def test_groups_keep_the_order_of_unsorted_items():
+    assert group_by([3, 1, 5, 2], lambda i: i % 2) == {1: [3, 1, 5], 0: [2]}

@@ -1,16 +1,22 @@
 from run_dirs import make_config, write_run
 
-from src.report import curves, layer_plots
+from src.report.curves import draw_curves
+from src.report.figures import COLORS, error_limit, net_labels, save_figure, styles
+from src.report.layer_plots import draw_gradients, draw_responses
 from src.report.results import read_runs
-from src.report.style import COLORS, error_limit, nets, styles
 
 
-def read(place):
-    return read_runs([place])[0]
+def read(path):
+    return read_runs([path])[0]
 
 
 def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
-    for kind, depth, seed in (("plain", 20, 0), ("plain", 56, 0), ("resnet", 20, 0), ("resnet", 20, 1)):
+    for kind, depth, seed in (
+        ("plain", 20, 0),
+        ("plain", 56, 0),
+        ("resnet", 20, 0),
+        ("resnet", 20, 1),
+    ):
         write_run(tmp_path, make_config(kind, depth, seed))
     assert [(s.label, s.color) for s in styles(read(tmp_path))] == [
         ("20 layers", COLORS[0]),
@@ -19,9 +25,13 @@ def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
         ("20 layers", COLORS[0]),
     ]
     write_run(tmp_path, make_config("resnet", 20, 2, model__shortcut="B"))
-    assert [s.label for s in styles(read(tmp_path))][2:] == ["20 layers", "20 layers", "20 layers, shortcut B"]
+    assert [s.label for s in styles(read(tmp_path))][2:] == [
+        "20 layers",
+        "20 layers",
+        "20 layers, shortcut B",
+    ]
     assert len({s.color for s in styles(read(tmp_path))}) == 3
-    assert nets(read(tmp_path))[-1] == "residual-20, shortcut B"
+    assert net_labels(read(tmp_path))[-1] == "residual-20, shortcut B"
 
 
 def test_the_axis_fits_the_second_half_of_the_curves(tmp_path):
@@ -31,31 +41,25 @@ def test_the_axis_fits_the_second_half_of_the_curves(tmp_path):
     assert error_limit(read(tmp_path)) == 100
     for depth in (32, 44):
         write_run(tmp_path, make_config("plain", depth), [(90, 90), (80, 70), (8, 9), (11, 9)])
-    assert error_limit(read(tmp_path)) == 1.1 * 11 + 0.5  # and plain-110 is not shown, as in Fig. 6
+    assert error_limit(read(tmp_path)) == 1.1 * 11 + 0.5  # cuts off plain-110, as in Fig. 6
     write_run(tmp_path, make_config("resnet", 110), [(90, 90), (64, 65)])
     assert error_limit(read(tmp_path)) == 100
 
 
-def lines_of(monkeypatch, module, draw, place):
-    """What a figure draws: for each of its axes a list of lines."""
-    found = []
-
-    def save(figure, path):
-        found.extend([axis.get_title(), axis.get_lines()] for axis in figure.axes)
-        found.append([text.get_text() for text in (*figure.legends[0].texts, figure.legends[0].get_title())])
-
-    monkeypatch.setattr(module, "save", save)
-    assert draw(read(place), place / "figure")
-    return found
+def contents(figure):
+    """The title and the lines of each axes of a figure, and the texts of its legend."""
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in (*legend.texts, legend.get_title())]
+    return *([axes.get_title(), axes.get_lines()] for axes in figure.axes), texts
 
 
-def test_training_is_dashed_tests_are_bold_seeds_thin_and_unfinished_runs_marked(tmp_path, monkeypatch):
+def test_training_is_dashed_test_bold_single_seeds_thin_and_unfinished_runs_marked(tmp_path):
     write_run(tmp_path, make_config("plain", 20), [(60, 50), (30, 20)])
     write_run(tmp_path, make_config("resnet", 20, 0), [(40, 30), (20, 10)], final=(20, 10))
     write_run(tmp_path, make_config("resnet", 20, 1), [(40, 50), (20, 30)], final=(20, 30))
     write_run(tmp_path, make_config("resnet", 20, 2), [(99, 99)], failure="no")
     write_run(tmp_path, make_config("preactivation", 20))
-    plain, residual, legend = lines_of(monkeypatch, curves, curves.draw_curves, tmp_path)
+    plain, residual, legend = contents(draw_curves(read(tmp_path)))
     assert [plain[0], residual[0]] == ["plain nets", "residual nets"]
     training, test, end = plain[1]
     assert [training.get_linestyle(), test.get_linestyle()] == ["--", "-"]
@@ -66,40 +70,50 @@ def test_training_is_dashed_tests_are_bold_seeds_thin_and_unfinished_runs_marked
     assert list(mean_training.get_ydata()) == [40, 20]
     assert [list(line.get_ydata()) for line in thin] == [[30, 10], [50, 30], [99]]
     assert list(mean.get_ydata()) == [40, 20]  # of the finished seeds
-    assert all(line.get_linewidth() < mean_training.get_linewidth() < mean.get_linewidth() for line in thin)
+    assert all(
+        line.get_linewidth() < mean_training.get_linewidth() < mean.get_linewidth() for line in thin
+    )
     assert failed.get_marker() == "X"
-    assert legend == ["20 layers", "bold: test, dashed: training, thin: single seeds, ▷ unfinished, ✕ failed"]
+    assert legend == [
+        "20 layers",
+        "bold: test, dashed: training, thin: single seeds, ▷ unfinished, ✕ failed",
+    ]
 
 
-def test_figures_are_files_of_both_kinds_the_same_each_time(tmp_path):
+def test_figures_are_svg_and_png_files_that_do_not_change(tmp_path):
     write_run(tmp_path, make_config("plain", 20), [(60, 50)], layers=[(1.0, 0.5), (2.0, 0.4)])
-    for draw in (curves.draw_curves, layer_plots.draw_responses, layer_plots.draw_gradients):
-        assert draw(read(tmp_path), tmp_path / "one")
-        assert draw(read(tmp_path), tmp_path / "two")
+    for draw in (draw_curves, draw_responses, draw_gradients):
+        for name in ("one", "two"):
+            save_figure(draw(read(tmp_path)), tmp_path / name)
         assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
         assert (tmp_path / "one.svg").read_text() == (tmp_path / "two.svg").read_text()
 
 
-def test_nothing_is_drawn_where_nothing_was_measured(tmp_path):
+def test_nothing_is_drawn_of_runs_without_measurements(tmp_path):
     write_run(tmp_path, make_config("plain", 20))
     write_run(tmp_path, make_config("preactivation", 20), [(60, 50)], layers=[(1.0, None)])
-    assert not curves.draw_curves(read(tmp_path)[:1], tmp_path / "x")
-    assert not layer_plots.draw_gradients(read(tmp_path)[:1], tmp_path / "x")
-    assert not layer_plots.draw_responses(read(tmp_path), tmp_path / "x")
-    assert layer_plots.draw_gradients(read(tmp_path), tmp_path / "x")
+    plain, preactivation = read(tmp_path)
+    assert draw_curves([plain]) is None
+    assert draw_gradients([plain]) is None
+    assert draw_responses([plain, preactivation]) is None
+    assert draw_gradients([plain, preactivation]) is not None
 
 
-def test_responses_are_in_layer_order_and_sorted_and_averaged_over_seeds(tmp_path, monkeypatch):
-    write_run(tmp_path, make_config("plain", 20, 0), [(6, 5)] * 8, (6, 5), layers=[(1.0, 1.0), (2.0, 3.0), (3.0, None)])
-    write_run(tmp_path, make_config("plain", 20, 1), [(6, 5)] * 8, (6, 5), layers=[(1.0, 2.0), (4.0, 6.0), (3.0, None)])
-    write_run(tmp_path, make_config("plain", 20, 2), [(6, 5)], layers=[(9.0, 9.0), (9.0, 9.0), (9.0, None)])
-    write_run(tmp_path, make_config("resnet", 20, 0), [(6, 5)], layers=[(0.5, 0.2), (0.5, 0.1), (0.5, None)])
-    (_, order), (_, by_size), names = lines_of(monkeypatch, layer_plots, layer_plots.draw_responses, tmp_path)
+def test_responses_are_in_layer_order_and_sorted_and_averaged_over_seeds(tmp_path):
+    nets = [
+        (("plain", 20, 0), 8, [(1.0, 1.0), (2.0, 3.0), (3.0, None)]),
+        (("plain", 20, 1), 8, [(1.0, 2.0), (4.0, 6.0), (3.0, None)]),
+        (("plain", 20, 2), 1, [(9.0, 9.0), (9.0, 9.0), (9.0, None)]),
+        (("resnet", 20, 0), 1, [(0.5, 0.2), (0.5, 0.1), (0.5, None)]),
+    ]
+    for net, evaluations, layers in nets:
+        write_run(tmp_path, make_config(*net), [(6, 5)] * evaluations, layers=layers)
+    (_, order), (_, by_size), names = contents(draw_responses(read(tmp_path)))
     assert [list(line.get_ydata()) for line in order] == [[1.5, 4.5], [0.2, 0.1]]
     assert [list(line.get_ydata()) for line in by_size] == [[4.5, 1.5], [0.2, 0.1]]
     assert list(order[0].get_xdata()) == [1, 2]
     assert order[0].get_color() != order[1].get_color()
     assert [line.get_linestyle() for line in order] == ["--", "-"]
     assert names[:2] == ["plain-20", "residual-20 at 8,000 of 64,000 iterations"]
-    (_, norms), _ = lines_of(monkeypatch, layer_plots, layer_plots.draw_gradients, tmp_path)
+    (_, norms), _ = contents(draw_gradients(read(tmp_path)))
     assert [list(line.get_ydata()) for line in norms] == [[1, 3, 3], [0.5, 0.5, 0.5]]

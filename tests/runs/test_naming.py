@@ -1,53 +1,58 @@
-import copy
+"""Which runs are the same, and what their directories are called."""
 
 import pytest
 
-from src.runs.naming import differences, flatten, net_name, run_name
-from src.runs.run_dir import RunDir
-
-CONFIG = {
-    "choices": {"model": "resnet56", "data": "cifar10", "recipe": "cifar10"},
-    "model": {"n": 9, "shortcut": "A"},
-    "data": {"root": "data", "val_images": 5000},
-    "recipe": {"iterations": 64000, "schedule": {"lr": 0.1, "milestones": [0.5, 0.75]}},
-    "trainer": {"accelerator": "auto", "devices": 1, "precision": "32-true"},
-    "n": 3,
-    "seed": 0,
-    "runs": "runs",
-}
+from src.runs.naming import differences, family, net_name, run_key
 
 
-def changed(**values):
-    config = copy.deepcopy(CONFIG)
-    for key, value in values.items():
-        *path, last = key.split("__")
-        node = config
-        for part in path:
-            node = node[part]
-        node[last] = value
-    return config
-
-
-def test_a_folder_is_named_by_what_differs_from_the_defaults():
-    def name(**values):
-        return run_name(changed(**values), CONFIG, "resnet56")
-
-    assert name() == "resnet56-s0"
-    assert name(seed=3) == "resnet56-s3"
-    assert name(recipe__iterations=200) == "resnet56-iterations200-s0"
-    assert name(model__shortcut="B", recipe__schedule__lr=0.05) == "resnet56-shortcutB-lr0.05-s0"
-    assert name(recipe__schedule__milestones=[0.5]) == "resnet56-milestones0.5-s0"
-    assert name(trainer__precision="bf16-mixed") == "resnet56-bf16-mixed-s0"
-    assert name(model__n=4) == "resnet56-n4-s0"
-
-
-def test_where_a_run_happens_is_not_part_of_its_name():
-    elsewhere = changed(trainer__accelerator="gpu", trainer__devices=8, data__root="/elsewhere", runs="/more")
-    assert run_name(elsewhere, CONFIG, "resnet56") == "resnet56-s0"
+@pytest.fixture
+def name(find):
+    """Return the name of the directory of a ResNet-56 on CIFAR-10 with further overrides."""
+    usual = ("model=resnet56", "data=cifar10", "trainer.precision=32-true")
+    return lambda *overrides: find(*usual, *overrides).path.name
 
 
 @pytest.mark.parametrize(
-    ("model", "n", "name"),
+    ("overrides", "expected"),
+    [
+        ([], "resnet56-s0"),
+        (["seed=3"], "resnet56-s3"),
+        (["recipe.iterations=200"], "resnet56-iterations200-s0"),
+        (["model.shortcut=B", "recipe.schedule.lr=0.05"], "resnet56-shortcutB-lr0.05-s0"),
+        (["recipe.schedule.milestones=[0.5]"], "resnet56-milestones0.5-s0"),
+        (["recipe.schedule.milestones=[0.5,0.8]"], "resnet56-milestones0.5_0.8-s0"),
+        (["trainer.precision=bf16-mixed"], "resnet56-bf16-mixed-s0"),
+        (["model.n=4"], "resnet56-n4-s0"),
+    ],
+)
+def test_a_directory_is_named_by_what_differs_from_the_defaults(name, overrides, expected):
+    assert name(*overrides) == expected
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("trainer.accelerator=cpu", "trainer.devices=8", "trainer.num_nodes=2"),
+        *("trainer.strategy=ddp", "trainer.deterministic=true", "data.root=/elsewhere"),
+        *("data.download=false", "compile=none", "activation_checkpointing=true"),
+        *("protocol=10crop", "logger=wandb", "sweep.jobs_per_device=2"),
+    ],
+)
+def test_where_and_how_fast_a_run_is_executed_is_not_part_of_its_name(name, override):
+    assert name(override) == "resnet56-s0"
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["seed=1", "model=plain56", "recipe.batch_size=64", "data.val_images=0", "+data.bgr=true"],
+)
+def test_what_can_change_the_result_is_part_of_the_run_key(find, override):
+    usual = ("model=resnet56", "data=cifar10", "trainer.precision=32-true")
+    assert find(*usual, override).key != find(*usual).key
+
+
+@pytest.mark.parametrize(
+    ("model", "n", "expected"),
     [
         ("resnet56", 9, "resnet56"),
         ("resnet", 9, "resnet56"),
@@ -55,22 +60,78 @@ def test_where_a_run_happens_is_not_part_of_its_name():
         ("resnet50", None, "resnet50"),
     ],
 )
-def test_nets_of_the_same_depth_share_a_name(model, n, name):
-    assert net_name(model, n) == name
+def test_nets_of_6n_plus_2_layers_are_named_by_their_depth(model, n, expected):
+    assert net_name(model, n) == expected
 
 
-def test_a_generic_net_is_named_by_its_depth_alone():
-    assert run_name(changed(model__n=18, n=18), CONFIG, "resnet") == "resnet110-s0"
+def test_a_net_by_its_n_and_the_same_net_by_its_name_are_one_run(find):
+    by_n = find("model=resnet", "n=9", "trainer.precision=32-true")
+    by_name = find("model=resnet56", "trainer.precision=32-true")
+    assert by_n.path == by_name.path
+    assert by_n.key == by_name.key == {"data": "digits", "net": "resnet56", "seed": 0}
+    by_n.create()
+    by_name.check_same_config()
 
 
-def test_flatten():
-    assert flatten({"a": {"b": 1, "c": {}}, "d": [2]}) == {"a.b": 1, "a.c": {}, "d": [2]}
+def test_the_recipe_of_the_data_is_the_default_and_another_is_named_by_its_values(find):
+    assert find("recipe=digits").path == find().path
+    other = find("recipe=cifar10", "trainer.precision=32-true").path.name
+    assert other == "resnet20-iterations64000-eval_every1000-log_every100-checkpoint_every500-s0"
 
 
-@pytest.mark.parametrize("value", [0, False, None])
-def test_a_key_that_came_after_a_run_is_off_in_it(tmp_path, value):
-    RunDir(tmp_path, CONFIG).plan()
-    RunDir(tmp_path, changed(recipe__later=value)).check_same_config()
-    with pytest.raises(ValueError, match="recipe.later was None, now 200"):
-        RunDir(tmp_path, changed(recipe__later=200)).check_same_config()
-    assert differences({"recipe.later": 200}, {"recipe.later": value}) == f"recipe.later was 200, now {value}"
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data=imagenet", "model=resnet34", "recipe=imagenet_90_epochs"],
+        ["data=imagenet", "model=vgg16", "recipe=vgg"],
+        ["data=digits", "model=resnet20", "recipe=imagenet"],
+        ["data=cifar10", "model=highway110"],
+    ],
+)
+def test_the_code_that_config_files_name_is_not_part_of_a_run_key(find, overrides):
+    run_dir = find("trainer.precision=32-true", *overrides)
+    assert not [key for key in run_dir.key if key.endswith("_target_")]
+    assert "src" not in run_dir.path.name
+
+
+def test_imagenet_in_90_epochs_has_a_readable_name(find):
+    recipe = ["data=imagenet", "model=resnet34", "recipe=imagenet_90_epochs"]
+    assert find("trainer.precision=32-true", *recipe).path.name == (
+        "resnet34-iterations450410-milestones0.3333333_0.6666667-warmup_from_nNone-warmup_lr0.01"
+        "-warmup_error80.0-precise_bn_batches0-s0"
+    )
+
+
+def test_other_code_than_the_config_file_names_is_part_of_a_run_key(find):
+    other = find("model._target_=src.models.resnet.other", "trainer.precision=32-true")
+    assert other.key["model._target_"] == "src.models.resnet.other"
+    assert other.path.name == "resnet20-_target_src.models.resnet.other-s0"
+
+
+def test_a_config_without_the_code_of_its_files_has_the_same_run_key(find):
+    run_dir = find("model=resnet20", "recipe=cifar10")
+    config = run_dir.config | {"model": {**run_dir.config["model"]}}
+    del config["model"]["_target_"]
+    assert run_key(config, run_dir.defaults) == run_dir.key
+
+
+def test_differences_are_told_with_defaults_for_keys_that_one_run_lacks():
+    defaults = {"recipe.iterations": 800}
+    text = differences({"seed": 0, "recipe.iterations": 5}, {"seed": 1}, defaults)
+    assert text == "seed was 0, now 1, recipe.iterations was 5, now 800"
+    assert differences({"seed": 0}, {"seed": 0}, defaults) == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ("resnet20", "residual"),
+        ("resnet50", "residual"),
+        ("plain34", "plain"),
+        ("highway110", "highway"),
+        ("preactivation164", "preactivation"),
+        ("vgg16", "vgg"),
+    ],
+)
+def test_a_net_belongs_to_a_family(find, model, expected):
+    assert family(find(f"model={model}").config) == expected

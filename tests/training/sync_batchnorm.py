@@ -19,7 +19,9 @@ class SyncedBatchNorm(nn.BatchNorm2d):
         with torch.no_grad():
             values = world * x.numel() // x.shape[1]
             self.num_batches_tracked.add_(1)
-            share = 1 / self.num_batches_tracked if self.momentum is None else self.momentum  # None: a plain average
+            share = (
+                1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            )  # None: a plain average
             self.running_mean.lerp_(mean, share)
             self.running_var.lerp_(variance * values / (values - 1), share)
         scale = self.weight * (variance + self.eps).rsqrt()
@@ -30,10 +32,18 @@ class SyncBatchNorm(TorchSyncBatchNorm):
     """Lightning's own on GPUs; on CPUs the batch norms of a net become `SyncedBatchNorm`s while it trains."""
 
     def apply(self, model: nn.Module) -> nn.Module:
-        return super().apply(model) if _on_gpu(model) else _turn(model, nn.BatchNorm2d, SyncedBatchNorm)
+        return (
+            super().apply(model)
+            if _on_gpu(model)
+            else _turn(model, nn.BatchNorm2d, SyncedBatchNorm)
+        )
 
     def revert(self, model: nn.Module) -> nn.Module:
-        return super().revert(model) if _on_gpu(model) else _turn(model, SyncedBatchNorm, nn.BatchNorm2d)
+        return (
+            super().revert(model)
+            if _on_gpu(model)
+            else _turn(model, SyncedBatchNorm, nn.BatchNorm2d)
+        )
 
 
 def _on_gpu(model: nn.Module) -> bool:

@@ -6,14 +6,21 @@ from conftest import TINY
 from test_train import assert_same_run, weights
 
 from src.data.digits import Digits
-from src.training.checkpoint_io import VerifiedCheckpointIO, is_valid_checkpoint, latest_valid_checkpoint
+from src.training.checkpoint_io import (
+    VerifiedCheckpointIO,
+    is_valid_checkpoint,
+    latest_valid_checkpoint,
+)
 
 
 def test_each_checkpoint_leaves_the_one_before_it(tmp_path):
     for i in range(3):
         VerifiedCheckpointIO().save_checkpoint({"i": i}, tmp_path / "last.ckpt")
     assert sorted(os.listdir(tmp_path)) == ["last.ckpt", "previous.ckpt"]
-    assert [torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["i"] for name in ("last", "previous")] == [2, 1]
+    assert [
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["i"]
+        for name in ("last", "previous")
+    ] == [2, 1]
     assert latest_valid_checkpoint(tmp_path / "last.ckpt") == tmp_path / "last.ckpt"
 
 
@@ -23,13 +30,18 @@ def test_a_damaged_checkpoint_does_not_become_the_one_before(tmp_path):
         VerifiedCheckpointIO().save_checkpoint({"i": i}, last)
     flip_a_bit(last)
     VerifiedCheckpointIO().save_checkpoint({"i": 3}, last)
-    assert [torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["i"] for name in ("last", "previous")] == [3, 1]
+    assert [
+        torch.load(tmp_path / f"{name}.ckpt", weights_only=True)["i"]
+        for name in ("last", "previous")
+    ] == [3, 1]
 
 
 def test_a_checkpoint_that_does_not_read_back_does_not_replace_one_that_does(tmp_path, monkeypatch):
     last = tmp_path / "last.ckpt"
     VerifiedCheckpointIO().save_checkpoint({"i": 0}, last)
-    monkeypatch.setattr(torch, "save", lambda checkpoint, file: file.write(b"not what was asked for"))
+    monkeypatch.setattr(
+        torch, "save", lambda checkpoint, file: file.write(b"not what was asked for")
+    )
     with pytest.raises(OSError, match="new.ckpt cannot be read back"):
         VerifiedCheckpointIO().save_checkpoint({"i": 1}, last)
     assert sorted(os.listdir(tmp_path)) == ["last.ckpt"]
@@ -53,7 +65,9 @@ def empty(path):
 
 @pytest.mark.fault_injection("fault", "a truncated or damaged checkpoint")
 @pytest.mark.parametrize("damage", [truncate, flip_a_bit, empty, os.remove])
-def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tiny_until, tmp_path, capsys, damage):
+def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(
+    tiny, tiny_until, tmp_path, capsys, damage
+):
     whole = tiny(f"output_dir={tmp_path}/whole")
 
     tiny_until(7)
@@ -61,7 +75,9 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(tiny, tiny_until
     damage(last)
     assert not last.exists() or not is_valid_checkpoint(last)
     assert_same_run(whole, tiny())
-    assert (f"{last} is damaged and passed over" in capsys.readouterr().out) == (damage is not os.remove)
+    assert (f"{last} is damaged and passed over" in capsys.readouterr().out) == (
+        damage is not os.remove
+    )
 
 
 @pytest.mark.fault_injection("fault", "all checkpoints damaged")
@@ -70,7 +86,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew_over_them(tin
     (folder.path / "summary.json").unlink()
     for path in folder.last_checkpoint.parent.iterdir():
         truncate(path)
-    with pytest.raises(ValueError, match="no checkpoint in .*checkpoints can be read: remove that folder"):
+    with pytest.raises(
+        ValueError, match="no checkpoint in .*checkpoints can be read: remove that folder"
+    ):
         tiny()
 
 
@@ -83,8 +101,12 @@ def altered(folder, change):
 
 @pytest.mark.fault_injection("fault", "a checkpoint of another config")
 def test_the_config_in_a_checkpoint_must_be_the_runs(tiny):
-    altered(tiny(), lambda checkpoint: checkpoint["run"]["config"].update({"recipe.schedule.lr": 0.5}))
-    with pytest.raises(ValueError, match=r"of another config \(recipe.schedule.lr was 0.5, now 0.1\): move that"):
+    altered(
+        tiny(), lambda checkpoint: checkpoint["run"]["config"].update({"recipe.schedule.lr": 0.5})
+    )
+    with pytest.raises(
+        ValueError, match=r"of another config \(recipe.schedule.lr was 0.5, now 0.1\): move that"
+    ):
         tiny()
 
 
@@ -103,7 +125,9 @@ def test_other_images_than_those_it_was_trained_on_are_refused(tiny, tiny_until,
 
     with monkeypatch.context() as patch:
         patch.setattr("src.data.digits.Digits.read", one_pixel_differs)
-        with pytest.raises(ValueError, match="was trained on other images than those that are there now"):
+        with pytest.raises(
+            ValueError, match="was trained on other images than those that are there now"
+        ):
             tiny()
     assert folder.last_checkpoint.read_bytes() == kept
     tiny()

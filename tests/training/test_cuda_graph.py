@@ -1,6 +1,7 @@
 import pytest
 import torch
 from conftest import TINY
+from src.training.callbacks.record import Record
 from test_train import assert_same_run, weights
 from torch import nn
 from torch._dynamo.utils import counters
@@ -8,7 +9,6 @@ from torch.nn import functional as F
 
 from src import train
 from src.models.resnet import resnet
-from src.training.callbacks.record import Record
 from src.training.cuda_graph import CUDAGraphStep, resolve_compile
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -50,10 +50,14 @@ def test_what_cannot_be_had_is_refused(arguments, message):
 
 def test_the_whole_step_gives_the_bits_of_lightnings(tiny, uncompiled, tmp_path):
     overrides = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
-    eager, whole = (tiny(*overrides, f"compile={s}", f"output_dir={tmp_path}/{s}") for s in ("none", "inductor"))
+    eager, whole = (
+        tiny(*overrides, f"compile={s}", f"output_dir={tmp_path}/{s}") for s in ("none", "inductor")
+    )
     assert eager.path.name == whole.path.name
     assert_same_run(eager, whole)
-    assert {type(group["lr"]) for group in weights(whole)["optimizer_states"][0]["param_groups"]} == {float}
+    assert {
+        type(group["lr"]) for group in weights(whole)["optimizer_states"][0]["param_groups"]
+    } == {float}
 
 
 @pytest.mark.parametrize(("first", "then"), [("none", "inductor"), ("inductor", "none")])
@@ -96,8 +100,12 @@ def test_testing_compiles_nothing_more_whatever_the_size_of_its_last_batch(tiny,
     monkeypatch.setattr(nn.Module, "compile", lambda block: compiled(block, backend="aot_eager"))
     torch.compiler.reset()
     counters.clear()
-    tiny("compile=inductor", "data.test_images=507", "data.val_images=13")  # evaluates three times, tests once
-    assert counters["stats"]["unique_graphs"] == 3  # n=1 has three blocks, and these are the graphs for training
+    tiny(
+        "compile=inductor", "data.test_images=507", "data.val_images=13"
+    )  # evaluates three times, tests once
+    assert (
+        counters["stats"]["unique_graphs"] == 3
+    )  # n=1 has three blocks, and these are the graphs for training
 
 
 @pytest.mark.gpu
@@ -108,7 +116,12 @@ def test_losses_are_those_of_the_eager_step_over_200_iterations(find, tmp_path, 
     overrides = ["n=3", "recipe.iterations=200", "recipe.log_every=1", "recipe.schedule.lr=0.01"]
     losses = []
     for kind in ("none", step):
-        folder = find(*overrides, f"trainer.precision={precision}", f"compile={kind}", f"output_dir={tmp_path}/{kind}")
+        folder = find(
+            *overrides,
+            f"trainer.precision={precision}",
+            f"compile={kind}",
+            f"output_dir={tmp_path}/{kind}",
+        )
         train.run(folder)
         losses.append(torch.tensor([row["train/loss"] for row in folder.rows()]))
     assert len(losses[0]) == 200

@@ -29,7 +29,7 @@ from torch.distributed import distributed_c10d
 
 from src import train
 from src.config import CONF, compose_config
-from src.evaluate import evaluate
+from src.evaluation.evaluator import evaluate
 from src.training.distributed import (
     LOST_PROCESS_TIMEOUT,
     START_TIMEOUT,

@@ -51,7 +51,10 @@ def test_a_warm_up_that_never_ends_does_not_hold_the_rate_up():
 
 @pytest.mark.parametrize("error", [90, 50])
 def test_the_switch_survives_a_resume(error):
-    schedule, resumed = MilestoneSchedule(18, **PAPER, **WARM), MilestoneSchedule(18, **PAPER, **WARM)
+    schedule, resumed = (
+        MilestoneSchedule(18, **PAPER, **WARM),
+        MilestoneSchedule(18, **PAPER, **WARM),
+    )
     schedule.on_train_error(error)
     resumed.load_state_dict(schedule.state_dict())
     assert [resumed(i) for i in (0, 400, 32000)] == [schedule(i) for i in (0, 400, 32000)]
@@ -128,5 +131,7 @@ def test_a_run_by_the_plateau_is_resumed_to_the_same_bits(tiny, tiny_until, tmp_
     tiny_until(7, *overrides)
     resumed = tiny(*overrides)
     assert resumed.metrics.read_text() == whole.metrics.read_text()
-    a, b = (torch.load(f.last_checkpoint, weights_only=True)["state_dict"] for f in (resumed, whole))
+    a, b = (
+        torch.load(f.last_checkpoint, weights_only=True)["state_dict"] for f in (resumed, whole)
+    )
     assert all(torch.equal(a[key], b[key]) for key in a)

@@ -1,21 +1,30 @@
 import pytest
 import torch
 from ranks import said_in_a_run, together
+from src.training.synced import SyncBatchNorm, SyncedBatchNorm
 from torch import nn
 from torch.nn import functional as F
 
-from src.training.synced import SyncBatchNorm, SyncedBatchNorm
-
 WHERE = ["trainer.accelerator=cpu", "trainer.precision=32-true"]
-LOG_EACH = ["n=1", "recipe.iterations=100", "recipe.log_every=1", "recipe.eval_every=50", "recipe.schedule.lr=0.01"]
+LOG_EACH = [
+    "n=1",
+    "recipe.iterations=100",
+    "recipe.log_every=1",
+    "recipe.eval_every=50",
+    "recipe.schedule.lr=0.01",
+]
 
 
 def losses(folder):
     return torch.tensor([row["train/loss"] for row in folder.rows()])
 
 
-@pytest.mark.fault_injection("processes", "100 iterations on one device and on two with synchronised batch norm")
-def test_with_synchronised_batch_norm_two_processes_train_as_one_and_without_it_they_do_not(find, tmp_path):
+@pytest.mark.fault_injection(
+    "processes", "100 iterations on one device and on two with synchronised batch norm"
+)
+def test_with_synchronised_batch_norm_two_processes_train_as_one_and_without_it_they_do_not(
+    find, tmp_path
+):
     found = {}
     for name, extra in {
         "one": ["trainer.sync_batchnorm=true"],
@@ -42,7 +51,9 @@ def test_a_net_gets_its_own_batch_norm_back():
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 def test_in_one_process_it_is_batch_norm(tmp_path, momentum):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1
+    )
     try:
         torch.manual_seed(0)
         own, reference = (kind(4, momentum=momentum) for kind in (SyncedBatchNorm, nn.BatchNorm2d))
@@ -67,7 +78,10 @@ def test_in_one_process_it_is_batch_norm(tmp_path, momentum):
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
 def test_a_run_goes_on_with_another_number_of_devices_and_says_so(find, tmp_path, first, then):
     overrides = [*LOG_EACH, *WHERE, "trainer.sync_batchnorm=true"]
-    whole, folder = find(*overrides, f"output_dir={tmp_path}/whole"), find(*overrides, f"trainer.devices={first}")
+    whole, folder = (
+        find(*overrides, f"output_dir={tmp_path}/whole"),
+        find(*overrides, f"trainer.devices={first}"),
+    )
     together(1, said_in_a_run, whole)
     together(first, said_in_a_run, folder)
     # As if it had been stopped after the evaluation at iteration 50.

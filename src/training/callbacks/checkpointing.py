@@ -10,13 +10,15 @@ from src.training.intervals import Intervals
 
 
 class Checkpointing(Callback):
-    """Save after each evaluation, every `checkpoint_every` iterations, and when a signal ends the run.
+    """Save after evaluations, every `checkpoint_every` iterations, and when a signal ends the run.
 
-    Comes last among the callbacks: everything that belongs to an iteration is written before its checkpoint.
-    Lightning's ModelCheckpoint is not used: its `last.ckpt` is not always the last, and it does not save at the end.
+    Comes last among the callbacks: everything that belongs to an iteration is written before its
+    checkpoint. Lightning's ModelCheckpoint is not used: its `last.ckpt` is not always the last, and
+    it does not save at the end.
 
     Attributes:
-        previous_world_size: the world size that the loaded checkpoint was saved with; None without one.
+        previous_world_size: the world size that the loaded checkpoint was saved with; None without
+            one.
     """
 
     def __init__(self, run_dir: RunDir, intervals: Intervals, preemption: Preemption) -> None:
@@ -46,15 +48,19 @@ class Checkpointing(Callback):
             self.run_dir.sync_csvs()  # a checkpoint relies on the rows before it
         trainer.save_checkpoint(self.run_dir.last_checkpoint, weights_only=False)
 
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Record which run, which images and how many processes the checkpoint comes from."""
         checkpoint["run"] = {
             "key": self.run_dir.key,
-            "images": trainer.datamodule.fingerprint,
+            "images": trainer.datamodule.fingerprint,  # type: ignore[attr-defined]
             "world_size": trainer.world_size,
         }
 
-    def on_load_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Check that the checkpoint belongs to this run.
 
         Raises:
@@ -63,8 +69,8 @@ class Checkpointing(Callback):
         run = checkpoint["run"]
         self.previous_world_size = run["world_size"]
         self.run_dir.check_same_key(run["key"], f"{self.run_dir.path} holds a checkpoint of a run")
-        if run["images"] != trainer.datamodule.fingerprint:
+        if run["images"] != trainer.datamodule.fingerprint:  # type: ignore[attr-defined]
             raise ValueError(
-                f"{self.run_dir.path} was trained on other images than those of the data now: restore "
+                f"{self.run_dir.path} was trained on other images than the data has now: restore "
                 "those, or start from scratch in another output_dir=DIRECTORY"
             )

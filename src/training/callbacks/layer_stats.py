@@ -1,15 +1,16 @@
-"""Measure single layers at each evaluation: their responses (Fig. 7) and the norms of their gradients (Sec. 4.1)."""
+"""Measure single layers at each evaluation: responses (Fig. 7) and gradient norms (Sec. 4.1)."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.runs.run_dir import RunDir
+from src.tasks.classification import Classifier
 
 
 class LayerStats(Callback):
@@ -19,7 +20,7 @@ class LayerStats(Callback):
         self.run_dir = run_dir
         self.measuring = ExitStack()
 
-    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_start(self, trainer: Trainer, module: Classifier) -> None:
         """Measure the gradients of the latest iteration, and start to measure responses."""
         self.gradients = gradient_norms(module.net)
         self.responses = self.measuring.enter_context(record_responses(module.net))
@@ -28,7 +29,7 @@ class LayerStats(Callback):
         """Stop after the first batch, which is enough."""
         self.measuring.close()
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
         """Write the rows."""
         self.measuring.close()  # there is no batch on a rank that could read none of its images
         if trainer.is_global_zero:
@@ -36,7 +37,7 @@ class LayerStats(Callback):
 
 
 def weighted_layers(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Return the layers that count for the depth, from images to scores; projection shortcuts do not."""
+    """Return the layers that count for the depth, from images to scores, without projections."""
     layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
     return {name: layer for name, layer in layers.items() if "downsample" not in name}
 
@@ -45,12 +46,13 @@ def gradient_norms(net: nn.Module) -> dict[str, float]:
     """Return the L2 norm of the latest gradient of each layer's weights."""
     layers = weighted_layers(net)
     # Stacked, so that the device is waited for once and not once per layer.
-    norms = torch.stack([layer.weight.grad.float().norm() for layer in layers.values()])
+    gradients = (layer.weight.grad for layer in layers.values())
+    norms = torch.stack([g.float().norm() for g in gradients if g is not None])
     return dict(zip(layers, norms.tolist(), strict=True))
 
 
 def batch_norms_of_3x3_layers(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the batch norm that follows each 3x3 layer: `bn2` after `conv2` in plain and residual nets."""
+    """Return the batch norm that follows each 3x3 layer, as `bn2` follows `conv2`."""
     return {
         name: norm
         for (name, layer), (norm_name, norm) in pairwise(net.named_modules())
@@ -61,10 +63,10 @@ def batch_norms_of_3x3_layers(net: nn.Module) -> dict[str, nn.Module]:
 
 @contextmanager
 def record_responses(net: nn.Module) -> Iterator[dict[str, float]]:
-    """Fill a dict with the standard deviation of each 3x3 layer's response to the batch that the net is given.
+    """Fill a dict with the standard deviation of each 3x3 layer's response to the next batch.
 
-    The response is the output after batch norm, before ReLU and addition, over all images, channels and pixels
-    (Fig. 7 does not say over what).
+    The response is the output after batch norm, before ReLU and addition, over all images, channels
+    and pixels (Fig. 7 does not say over what).
     """
     stds: dict[str, Tensor] = {}
     responses: dict[str, float] = {}

@@ -20,7 +20,8 @@ def metric_columns(metrics: Sequence[str]) -> list[str]:
 class Metrics(Callback):
     """Write a row at each logged iteration; at evaluations it has the errors of both splits.
 
-    Training errors are those since the evaluation before, of augmented mini-batches while the weights moved.
+    Training errors are those since the evaluation before, of augmented mini-batches while the
+    weights moved.
 
     Args:
         run_dir: the directory of the run.
@@ -33,7 +34,9 @@ class Metrics(Callback):
         written: the iteration of the last row in metrics.csv.
     """
 
-    def __init__(self, run_dir: RunDir, intervals: Intervals, split: str, nan_guard: NaNGuard) -> None:
+    def __init__(
+        self, run_dir: RunDir, intervals: Intervals, split: str, nan_guard: NaNGuard
+    ) -> None:
         self.run_dir, self.intervals = run_dir, intervals
         self.split, self.nan_guard = split, nan_guard
         self.row: dict[str, float] = {}
@@ -55,17 +58,21 @@ class Metrics(Callback):
         if self.intervals.logs(iteration):
             self._measure(trainer, module, iteration)
         if self.intervals.is_last(iteration):
-            trainer.should_stop = True  # Lightning then evaluates even if eval_every does not divide the iterations
+            trainer.should_stop = (
+                True  # Lightning then evaluates even if eval_every does not divide the iterations
+            )
 
     def _measure(self, trainer: Trainer, module: Classifier, iteration: int) -> None:
         recent = module.recent_train_metrics()
-        self.nan_guard.check_loss(trainer, recent["loss"])
+        self.nan_guard.check_loss(trainer, module, recent["loss"])
         self.row = {"iteration": iteration, "lr": module.lr, "train/loss": recent["loss"]}
         if not self.intervals.evaluates(iteration):
             self._write(trainer, module)
             return
         since_evaluation = module.pop_train_metrics()
-        del since_evaluation["loss"]  # the row's loss is that of the latest iterations, as in all rows
+        del since_evaluation[
+            "loss"
+        ]  # the row's loss is that of the latest iterations, as in all rows
         self.row |= {f"train/{name}": value for name, value in since_evaluation.items()}
 
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:

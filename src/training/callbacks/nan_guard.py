@@ -3,9 +3,10 @@
 import math
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from src.runs.run_dir import RunDir
+from src.tasks.classification import Classifier
 
 
 class NaNGuard(Callback):
@@ -14,25 +15,32 @@ class NaNGuard(Callback):
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
 
-    def check_loss(self, trainer: Trainer, loss: float) -> None:
+    def check_loss(self, trainer: Trainer, module: Classifier, loss: float) -> None:
         """Check the training loss, the same on all ranks.
 
         Raises:
             FloatingPointError: it is not finite.
         """
         if not math.isfinite(loss):
-            raise FloatingPointError(f"the training loss is not finite {self._advice(trainer)}")
+            raise FloatingPointError(
+                f"the training loss is not finite {self._advice(trainer, module)}"
+            )
 
-    def on_save_checkpoint(self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]
+    ) -> None:
         """Check the weights and the batch norm statistics.
 
         Raises:
             FloatingPointError: one of them is not finite.
         """
         if not all(tensor.isfinite().all() for tensor in module.net.state_dict().values()):
-            raise FloatingPointError(f"a weight is not finite {self._advice(trainer)}")
+            raise FloatingPointError(f"a weight is not finite {self._advice(trainer, module)}")
 
-    def _advice(self, trainer: Trainer) -> str:
-        last, lr = self.run_dir.last_checkpoint, trainer.lightning_module.lr
-        saved = f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
-        return f"at iteration {trainer.global_step}, learning rate {lr:g}: try a lower recipe.schedule.lr ({saved})"
+    def _advice(self, trainer: Trainer, module: Classifier) -> str:
+        last, lr = self.run_dir.last_checkpoint, module.lr
+        saved = (
+            f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"
+        )
+        where = f"at iteration {trainer.global_step}, learning rate {lr:g}"
+        return f"{where}: try a lower recipe.schedule.lr ({saved})"

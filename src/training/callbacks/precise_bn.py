@@ -1,17 +1,18 @@
-"""Precise batch norm: statistics recomputed after training, as the paper's authors did for ImageNet (App. A).
+"""Precise batch norm: statistics recomputed after training, as the paper's authors did (App. A).
 
-During training batch norm keeps moving averages, which lag behind the weights. After the last update they are replaced
-by plain averages over many training batches with the final weights.
+During training batch norm keeps moving averages, which lag behind the weights. After the last
+update they are replaced by plain averages over many training batches with the final weights.
 """
 
 from collections.abc import Iterator
 
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
+from src.tasks.classification import Classifier
 from src.training.callbacks.stopwatch import Stopwatch
 from src.training.intervals import Intervals
 
@@ -31,7 +32,7 @@ class PreciseBN(Callback):
     def on_train_batch_end(
         self,
         trainer: Trainer,
-        module: LightningModule,
+        module: Classifier,
         outputs: object,
         batch: object,
         batch_idx: int,
@@ -46,8 +47,9 @@ class PreciseBN(Callback):
 def recompute_bn_statistics(trainer: Trainer, net: nn.Module, batches: int) -> None:
     """Replace each batch norm's running statistics by averages over training batches.
 
-    The last `batches` of the training stream go through the net in training mode; their means and unbiased variances
-    are averaged, over all processes as well. Nothing else changes, except for the count of tracked batches.
+    The last `batches` of the training stream go through the net in training mode; their means and
+    unbiased variances are averaged, over all processes as well. Nothing else changes, except for
+    the count of tracked batches.
     """
     norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
     if not norms:
@@ -57,12 +59,13 @@ def recompute_bn_statistics(trainer: Trainer, net: nn.Module, batches: int) -> N
     for norm in norms:
         for statistic in (norm.running_mean, norm.running_var):
             # In place: a captured step knows them by their address.
-            statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
+            if statistic is not None:
+                statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
 
 
 def last_batches(trainer: Trainer, count: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the last batches of the training stream, on the device as in training."""
-    stream = trainer.datamodule.train_dataloader()
+    stream = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
     stream.load_state_dict({"iteration": max(0, len(stream) - count)})
     for batch in stream:
         yield trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))

@@ -1,7 +1,8 @@
-"""End a run cleanly on a signal: save at the next iteration and, as a SLURM job, return to the queue.
+"""End a run on a signal: save at the next iteration and, as a SLURM job, return to the queue.
 
-SLURM sends SIGTERM or the signal named by `sbatch --signal`, submitit sends SIGUSR2. Lightning's own handling is not
-used: it saves in the middle of whatever the signal interrupts, and into a file of its own.
+SLURM sends SIGTERM or the signal named by `sbatch --signal`, submitit sends SIGUSR2. Lightning's
+own handling is not used: it saves in the middle of whatever the signal interrupts, and into a file
+of its own.
 """
 
 import signal
@@ -29,9 +30,9 @@ class Interrupted(SystemExit):
 class Preemption(Callback):
     """Raise `Interrupted` at the iteration after a signal, on all ranks at the same one.
 
-    `Checkpointing` saves in between, when it sees `agreed_signal`. While the final weights are evaluated, which are
-    saved already, `Interrupted` is raised at once. Rank 0 speaks for the run: the others exit with status 0, because a
-    launcher kills the whole job if one of them does not.
+    `Checkpointing` saves in between, when it sees `agreed_signal`. While the final weights are
+    evaluated, which are saved already, `Interrupted` is raised at once. Rank 0 speaks for the run:
+    the others exit with status 0, because a launcher kills the whole job if one of them does not.
 
     Attributes:
         agreed_signal: the signal that ends the run, known to all ranks; 0 if there is none.
@@ -55,7 +56,9 @@ class Preemption(Callback):
         self._install_handlers()
 
     def _install_handlers(self) -> None:
-        for number in SIGNALS:  # Lightning has installed its own by now, and later restores what was before it
+        for number in (
+            SIGNALS
+        ):  # Lightning has installed its own by now, and later restores what was before it
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _: object) -> None:
@@ -66,10 +69,10 @@ class Preemption(Callback):
         self.agreed_signal = self._agree() if trainer.world_size > 1 else self.received_signal
 
     def _agree(self) -> int:
-        """Return the signal that a rank had received by the iteration before, the same on all ranks; 0 for none.
+        """Return the signal that a rank had received by the iteration before, 0 for none.
 
-        Each iteration asks a question and takes the answer to the one before, which has arrived by then, so nothing
-        waits.
+        Each iteration asks a question and takes the answer to the one before, which has arrived by
+        then, so nothing waits.
         """
         answer = 0
         if self.question:
@@ -102,7 +105,7 @@ class Preemption(Callback):
 
 @contextmanager
 def requeue_if_interrupted() -> Iterator[None]:
-    """Requeue an interrupted run once everything it had open is closed: SLURM then kills its processes."""
+    """Requeue an interrupted run once its files are closed: SLURM then kills its processes."""
     try:
         yield
     except Interrupted as interrupted:

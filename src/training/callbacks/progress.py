@@ -14,7 +14,7 @@ class Progress(Callback):
 
     def __init__(self, run_dir: RunDir, metrics: Metrics, checkpointing: Checkpointing) -> None:
         self.run_dir, self.metrics, self.checkpointing = run_dir, metrics, checkpointing
-        self.bar: tqdm | None = None
+        self.bar = tqdm(disable=True)
 
     def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
         """Say where the run starts and how, and open the bar."""
@@ -32,9 +32,9 @@ class Progress(Callback):
         )
 
     def _describe_execution(self, trainer: Trainer) -> str:
-        """Return the precision and the world size in words, with the images that one batch norm sees."""
-        world_size, batch = trainer.world_size, trainer.datamodule.batch_size
-        text = trainer.precision
+        """Return the precision, the world size and the images one batch norm sees."""
+        world_size, batch = trainer.world_size, self.run_dir.config["recipe"]["batch_size"]
+        text = str(trainer.precision)
         if world_size > 1:
             synchronized = self.run_dir.config["trainer"]["sync_batchnorm"]
             seen = batch if synchronized else batch // world_size
@@ -48,7 +48,9 @@ class Progress(Callback):
         """Advance the bar, with the latest training error."""
         self.bar.update()
         if self.metrics.intervals.logs(batch_idx + 1):
-            self.bar.set_postfix_str(f"train {module.headline} {module.recent[module.headline]:.1f}%")
+            self.bar.set_postfix_str(
+                f"train {module.headline} {module.recent[module.headline]:.1f}%"
+            )
 
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
         """Print the errors of an evaluation."""
@@ -62,6 +64,5 @@ class Progress(Callback):
         self.bar.close()
 
     def on_exception(self, *_: object) -> None:
-        """Close the bar, if the run came as far as opening it."""
-        if self.bar is not None:
-            self.bar.close()
+        """Close the bar."""
+        self.bar.close()

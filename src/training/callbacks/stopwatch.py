@@ -8,7 +8,7 @@ from pytorch_lightning import Callback
 
 
 class Stopwatch(Callback):
-    """Comes first among the callbacks, so that what the others do counts to the phase they do it in.
+    """Comes first among the callbacks, so that what the others do counts to the right phase.
 
     Attributes:
         train_seconds: time spent training, writing checkpoints included.

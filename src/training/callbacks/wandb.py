@@ -1,8 +1,9 @@
 """Show a run in Weights & Biases (W&B), as a view: every result is taken from the run directory.
 
-The id of a W&B run is derived from the run key, so a run is the same there however often it is interrupted, resumed or
-sent. Without a key or a network W&B writes into `wandb` in the run directory, to be sent later. Lightning's WandbLogger
-is not used: it takes over an existing run, reports no exit code and has no fallback.
+The id of a W&B run is derived from the run key, so a run is the same there however often it is
+interrupted, resumed or sent. Without a key or a network W&B writes into `wandb` in the run
+directory, to be sent later. Lightning's WandbLogger is not used: it takes over an existing run,
+reports no exit code and has no fallback.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
@@ -38,10 +39,11 @@ def run_id(run_dir: RunDir) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def flat_config(config: dict[str, Any], depth: int) -> dict[str, Any]:
-    """Return a config for W&B's tables: one level, no dots in keys, and the names by which runs are compared.
+def flat_config(config: dict[str, Any], depth: int | None) -> dict[str, Any]:
+    """Return a config for W&B's tables: one level, no dots in keys, names to compare runs by.
 
-    `data` and `model` are what was chosen, `n` and `shortcut` the net's own (None where it has none).
+    `data` and `model` are what was chosen, `n` and `shortcut` the net's own (None where it has
+    none).
     """
     names = {key: config["choices"][key] for key in ("model", "data")}
     names |= {key: config["model"].get(key) for key in ("n", "shortcut")}
@@ -52,7 +54,8 @@ def flat_config(config: dict[str, Any], depth: int) -> dict[str, Any]:
 class WandbRun(Callback):
     """One W&B run for one run directory; a failure of W&B is reported and never ends the training.
 
-    As a context manager it closes the W&B run, with the results and with the exit code of the block.
+    As a context manager it closes the W&B run, with the results and with the exit code of the
+    block.
 
     Args:
         run_dir: the directory of the run.
@@ -86,7 +89,7 @@ class WandbRun(Callback):
         self.finish(exit_code=0 if kind is None else 1)
 
     def on_train_start(self, trainer: object, module: Any) -> None:
-        """Start the W&B run; metrics.csv has been truncated to the iteration at which the run resumes."""
+        """Start the W&B run, now that metrics.csv is truncated to where the run resumes."""
         self.depth = module.net.depth
         self.start()
 
@@ -99,8 +102,8 @@ class WandbRun(Callback):
         self._send_new_row()
 
     def _send_new_row(self) -> None:
-        if self.metrics.written > self.last_sent:
-            self.log(self.metrics.row)
+        if self.metrics and self.metrics.written > self.last_sent:
+            self.send(self.metrics.row)
 
     def start(self) -> None:
         """Start or resume the W&B run, with the rows that metrics.csv has."""
@@ -112,42 +115,44 @@ class WandbRun(Callback):
         mode, reason = choose_mode()
         if mode == "disabled":
             return
-        # An earlier attempt's offline files hold a part of what is sent now: sent as well, it would be there twice.
+        # An earlier attempt's offline files hold a part of what is sent now: sent as well, it would
+        # be there twice.
         for part in self.run_dir.path.glob("wandb/offline-run-*"):
             shutil.rmtree(part)
+        run: wandb.Run | None = None
         if mode == "online":
-            mode, reason = self._start_online()
-        if mode == "offline":
-            self._start_offline(reason)
-        self.run.define_metric("iteration")
-        self.run.define_metric("*", step_metric="iteration")
-        if self.run.resumed:
-            self.last_sent = self.run.summary.get("iteration", 0)
+            run, reason = self._start_online()
+        self.run = run = run or self._start_offline(reason)
+        run.define_metric("iteration")
+        run.define_metric("*", step_metric="iteration")
+        if run.resumed:
+            self.last_sent = run.summary.get("iteration", 0)
         for row in self.run_dir.rows():
-            self.log(row)
+            self.send(row)
 
-    def _start_online(self) -> tuple[str, str]:
-        """Return `online`, or `offline` with the reason if the server refuses, for example the key."""
+    def _start_online(self) -> "tuple[wandb.Run | None, str]":
+        """Return the run, or None and the reason if the server refuses it, as for its key."""
         import wandb
 
         try:
-            self.run = self._init("online")
+            run = self._init("online")
         except Exception as error:
             wandb.teardown()  # otherwise the next init reports that the run's id is in use
-            return "offline", first_line(error)
-        print(f"{self.run_dir.path} is shown at {self.run.url}", flush=True)
-        return "online", ""
+            return None, first_line(error)
+        print(f"{self.run_dir.path} is shown at {run.url}", flush=True)
+        return run, ""
 
-    def _start_offline(self, reason: str) -> None:
-        self.run = self._init("offline")
-        files = self.run_dir.path / "wandb" / Path(self.run.dir).parent.name
+    def _start_offline(self, reason: str) -> "wandb.Run":
+        run = self._init("offline")
+        files = self.run_dir.path / "wandb" / Path(run.dir).parent.name
         print(
             f"W&B is offline ({reason}); when the run is finished, python -m src.report --wandb "
             f"{self.run_dir.path} sends it, or, for the first time only, wandb sync {files}",
             flush=True,
         )
+        return run
 
-    def _init(self, mode: str) -> "wandb.Run":
+    def _init(self, mode: Literal["online", "offline"]) -> "wandb.Run":
         import wandb
 
         config = self.run_dir.config
@@ -163,7 +168,8 @@ class WandbRun(Callback):
             config=flat_config(config, self.depth),
             dir=self.run_dir.path,
             mode=mode,
-            # Without it rows are added to those of the same id, or replace them: the server decides.
+            # Without it rows are added to those of the same id, or replace them: the server
+            # decides.
             resume="allow",
             reinit="create_new",  # never the run of another job in this process
             settings=wandb.Settings(
@@ -178,8 +184,11 @@ class WandbRun(Callback):
             ),
         )
 
-    def log(self, row: dict[str, float]) -> None:
-        """Send a row of metrics.csv, unless W&B has it already."""
+    def send(self, row: dict[str, float]) -> None:
+        """Send a row of metrics.csv, unless W&B has it already.
+
+        Not named `log`: Lightning sets that attribute of every callback to the LightningModule's.
+        """
         iteration = int(row["iteration"])
         if self.run is not None and not self.failed and iteration > self.last_sent:
             with self._report_failure():
@@ -203,7 +212,8 @@ class WandbRun(Callback):
         except Exception as error:
             if not self.failed:
                 print(
-                    f"W&B failed ({first_line(error)}); {self.run_dir.metrics} has everything, and python -m "
+                    f"W&B failed ({first_line(error)}); {self.run_dir.metrics} has everything, and "
+                    "python -m "
                     f"src.report --wandb {self.run_dir.path} sends it when the run is finished",
                     flush=True,
                 )
@@ -211,7 +221,7 @@ class WandbRun(Callback):
 
 
 def choose_mode() -> tuple[str, str]:
-    """Return W&B's mode, and the reason if it is offline. The user's own choice, as WANDB_MODE, comes first."""
+    """Return W&B's mode, and why it is offline; the user's own choice (WANDB_MODE) comes first."""
     import wandb
 
     settings = wandb.setup(wandb.Settings(silent=True)).settings
@@ -222,7 +232,9 @@ def choose_mode() -> tuple[str, str]:
     if not server_answers(settings.base_url):
         return "offline", f"{settings.base_url} does not answer"
     try:
-        has_key = wandb.login(prompt=False, verify=False)  # wandb.init would ask at the terminal and wait
+        has_key = wandb.login(
+            prompt=False, verify=False
+        )  # wandb.init would ask at the terminal and wait
     except Exception as error:
         return "offline", first_line(error)
     return ("online", "") if has_key else ("offline", "no API key: run wandb login")
@@ -230,7 +242,7 @@ def choose_mode() -> tuple[str, str]:
 
 @cache
 def server_answers(url: str) -> bool:
-    """Return whether a server is there, asked once per process; wandb itself would try for minutes."""
+    """Return whether a server answers, asked once per process; wandb would try for minutes."""
     try:
         urlopen(url, timeout=ANSWER_TIMEOUT).close()
     except HTTPError:

@@ -23,7 +23,9 @@ def test_every_3x3_layer_responds_and_every_weighted_layer_has_a_gradient(name):
     assert (next(iter(norms)), [*norms][-1]) == ("conv1", "fc")
     assert not [layer for layer in norms if "downsample" in layer]
     for layer, norm in norms.items():
-        assert norm == pytest.approx(net.get_submodule(layer).weight.grad.square().sum().sqrt().item(), rel=1e-4)
+        assert norm == pytest.approx(
+            net.get_submodule(layer).weight.grad.square().sum().sqrt().item(), rel=1e-4
+        )
     with record_responses(net.eval()) as responses:
         net(torch.randn(4, 3, 32, 32))
     assert len(responses) == responding

@@ -12,16 +12,29 @@ import yaml
 from conftest import ROOT
 from fake_wandb_server import KEY, Offline
 
-from src.cli import CONF
+from src.config import CONF
 from src.training.callbacks import wandb as module
 from src.training.callbacks.wandb import dashboard, flat_config, mode, run_id
 
 ROWS = [
     {"iteration": 10, "lr": 0.1, "train/loss": 1.5},
-    {"iteration": 20, "lr": 0.1, "train/loss": 1.25, "train/error": 40.0, "test/error": 50.0, "test/error_top5": 5.0},
+    {
+        "iteration": 20,
+        "lr": 0.1,
+        "train/loss": 1.25,
+        "train/error": 40.0,
+        "test/error": 50.0,
+        "test/error_top5": 5.0,
+    },
     {"iteration": 30, "lr": 0.01, "train/loss": 1.125},
 ]
-SUMMARY = {"depth": 8, "train_error": 40.0, "val_error": None, "test_error": 50.0, "versions": {"torch": "2.13"}}
+SUMMARY = {
+    "depth": 8,
+    "train_error": 40.0,
+    "val_error": None,
+    "test_error": 50.0,
+    "versions": {"torch": "2.13"},
+}
 
 # A run in a process of its own, which is killed when its rows are written.
 KILLED = f"""
@@ -70,7 +83,9 @@ def show(folder, rows=ROWS, summary=SUMMARY):
 
 def start_and_kill(folder, sent=lambda: True):
     command = [sys.executable, "-c", KILLED, str(folder.path)]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         until = time.monotonic() + 30
         while not (folder.reached == 30 and sent()) and time.monotonic() < until:
             time.sleep(0.02)
@@ -102,7 +117,10 @@ def test_a_run_tells_what_it_is(make):
     assert run.config["recipe_schedule_lr"] == 0.05
     assert not [key for key in run.config if not re.fullmatch(r"\w+", key)]
     assert (run.run.project, run.run.run_group, run.run.job_type) == ("deep", "digits", "train")
-    assert (run.run.display_name, list(run.run.tags)) == (folder.path.name, ["residual", "resnet", "digits"])
+    assert (run.run.display_name, list(run.run.tags)) == (
+        folder.path.name,
+        ["residual", "resnet", "digits"],
+    )
     assert run.summary["test_error"] == 50 and run.summary["train_error"] == 40
     assert "val_error" not in run.summary
 
@@ -134,7 +152,11 @@ def test_no_key_code_or_measurement_of_the_machine_is_written(make, capsys):
     assert not run.run.HasField("git")
     files = [path for path in folder.path.rglob("*") if path.is_file()]
     assert len(files) > 5
-    assert not [path for path in files if KEY.encode() in path.read_bytes() or path.suffix in (".py", ".patch")]
+    assert not [
+        path
+        for path in files
+        if KEY.encode() in path.read_bytes() or path.suffix in (".py", ".patch")
+    ]
     out, err = capsys.readouterr()
     assert re.search(rf"wandb sync {folder.path}/wandb/offline-run-\S+\n$", out) and KEY not in out
     assert out.count("\n") == 1 and not err
@@ -160,12 +182,24 @@ def test_a_run_killed_and_gone_on_with_online_is_one_series(make, server):
     folder.truncate_to(20)
     show(folder, [ROWS[2], {"iteration": 40, "lr": 0.01}])
     history = server.runs[name]["history"]
-    assert [(row["iteration"], row["_step"]) for row in history] == [(10, 0), (20, 1), (30, 2), (40, 3)]
+    assert [(row["iteration"], row["_step"]) for row in history] == [
+        (10, 0),
+        (20, 1),
+        (30, 2),
+        (40, 3),
+    ]
     assert list(server.runs) == [name]
     assert server.runs[name]["exit_code"] == 0
     assert server.runs[name]["summary"]["test_error"] == 50
-    assert server.runs[name]["streamed"] == {"wandb-history.jsonl", "wandb-summary.json"}  # no output.log
-    assert not [path for path in folder.path.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert server.runs[name]["streamed"] == {
+        "wandb-history.jsonl",
+        "wandb-summary.json",
+    }  # no output.log
+    assert not [
+        path
+        for path in folder.path.rglob("*")
+        if path.is_file() and KEY.encode() in path.read_bytes()
+    ]
 
 
 def test_a_run_made_anew_adds_nothing_to_what_w_and_b_has_of_it(make, server):
@@ -182,7 +216,9 @@ def test_what_was_written_offline_goes_when_the_whole_is_sent(make, server):
     folder = make()
     (folder.path / "wandb" / "offline-run-20260101_000000-before").mkdir(parents=True)
     show(folder)
-    assert [path.name.partition("-")[0] for path in (folder.path / "wandb").glob("*run-*-*")] == ["run"]
+    assert [path.name.partition("-")[0] for path in (folder.path / "wandb").glob("*run-*-*")] == [
+        "run"
+    ]
 
 
 def test_a_server_that_is_lost_does_not_stop_a_run(make, server, monkeypatch, capsys):
@@ -277,8 +313,16 @@ def test_a_user_may_turn_it_off(make, monkeypatch, capfd):
 
 
 def test_an_id_is_of_what_a_run_is_not_of_where_it_is(find):
-    same = find("n=1"), find("n=1", "compile=none", "trainer.devices=2", "activation_checkpointing=true")
-    others = find("n=1", "seed=1"), find("n=2"), find("n=1", "data=cifar10"), find("n=1", "model=plain")
+    same = (
+        find("n=1"),
+        find("n=1", "compile=none", "trainer.devices=2", "activation_checkpointing=true"),
+    )
+    others = (
+        find("n=1", "seed=1"),
+        find("n=2"),
+        find("n=1", "data=cifar10"),
+        find("n=1", "model=plain"),
+    )
     assert len({run_id(folder.config) for folder in same}) == 1
     assert len({run_id(folder.config) for folder in (*same, *others)}) == 5
 
@@ -291,12 +335,21 @@ def test_a_config_has_one_level(find):
 
 
 def test_each_logger_is_a_name_and_what_its_runs_need():
-    loggers = {path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "logger").glob("*.yaml")}
-    assert {name: logger.pop("name") for name, logger in loggers.items()} == {"csv": "csv", "wandb": "wandb"}
+    loggers = {
+        path.stem: yaml.safe_load(path.read_text()) for path in (CONF / "logger").glob("*.yaml")
+    }
+    assert {name: logger.pop("name") for name, logger in loggers.items()} == {
+        "csv": "csv",
+        "wandb": "wandb",
+    }
     assert loggers == {"csv": {}, "wandb": {"project": "deep-residual-learning", "entity": None}}
 
 
 def test_wandb_is_not_imported_before_it_is_wanted():
-    command = "import sys, src.training.callbacks.wandb, src.runs.run_dir; print('wandb' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = (
+        "import sys, src.training.callbacks.wandb, src.runs.run_dir; print('wandb' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", command], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "False\n"

@@ -1,0 +1,211 @@
+"""Evaluate trained nets on the complete test set of their data."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate
+from pytorch_lightning import Callback, Trainer
+from tqdm import tqdm
+
+from src.data.image_datamodule import ImageDataModule
+from src.data.sampler import Batch
+from src.evaluation.ensemble import Ensemble, NormalizedNet
+from src.evaluation.protocols import TestViews
+from src.evaluation.weights import load_weights, read_weights
+from src.runs.config_files import check_targets
+from src.runs.environment import git_commit, silence_lightning, versions
+from src.runs.run_dir import RunDir
+from src.tasks.classification import Classifier
+from src.training.distributed import is_rank_zero
+from src.training.precision import device_name
+
+
+def evaluate_run(
+    run_dir: RunDir, trainer_config: dict[str, Any], protocol: str, *callbacks: Callback
+) -> None:
+    """Evaluate a run, and save the result in its run directory.
+
+    The result of `center` is not saved: it is in the summary already.
+
+    Args:
+        run_dir: A run with a checkpoint.
+        trainer_config: Arguments of Lightning's Trainer; a precision of None means the run's own.
+        protocol: A key of `PROTOCOLS`.
+        callbacks: More callbacks for Lightning's Trainer.
+    """
+    config = run_dir.config
+    precision = trainer_config["precision"] or config["trainer"]["precision"]
+    title = f"{run_dir.path.name} on {config['choices']['data']}"
+    trainer_config = trainer_config | {"precision": precision}
+    result = evaluate([run_config(run_dir)], trainer_config, protocol, title, *callbacks)
+    if protocol != "center" and is_rank_zero():
+        run_dir.write_evaluation(result)
+
+
+def evaluate_ensemble(
+    run_dirs: list[RunDir], trainer_config: dict[str, Any], protocol: str
+) -> None:
+    """Evaluate several runs together, as an ensemble.
+
+    Args:
+        run_dirs: Runs with a checkpoint, on the same test images.
+        trainer_config: Arguments of Lightning's Trainer; a precision of None means the runs' own.
+        protocol: A key of `PROTOCOLS`.
+
+    Raises:
+        ValueError: If the precision is None and the runs were trained in different ones.
+    """
+    nets = [run_config(run_dir) for run_dir in run_dirs]
+    precisions = sorted({net["trainer"]["precision"] for net in nets})
+    if trainer_config["precision"] is None and len(precisions) > 1:
+        raise ValueError(
+            f"these runs were trained in different precisions ({' and '.join(precisions)}): "
+            "choose one with trainer.precision=..."
+        )
+    precision = trainer_config["precision"] or precisions[0]
+    title = f"ensemble of {' and '.join(net['name'] for net in nets)}"
+    title += f" on {nets[0]['choices']['data']}"
+    evaluate(nets, trainer_config | {"precision": precision}, protocol, title)
+
+
+def run_config(run_dir: RunDir) -> dict[str, Any]:
+    """Return the config of a run as one of the nets that `evaluate` takes.
+
+    Raises:
+        ValueError: If the config names a model or data class that no file of conf/ names.
+    """
+    check_targets(run_dir.config, run_dir.path)
+    return run_dir.config | {"weights": run_dir.last_checkpoint, "name": run_dir.path.name}
+
+
+def evaluate(
+    nets: list[dict[str, Any]],
+    trainer_config: dict[str, Any],
+    protocol: str,
+    title: str,
+    *callbacks: Callback,
+) -> dict[str, Any]:
+    """Evaluate nets, together if there are several, on every test image, and print the errors.
+
+    Args:
+        nets: For each net its `model`, `data` and `seed` as in the config of a run, its `weights`
+            (the path of a file) and its `name`.
+        trainer_config: Arguments of Lightning's Trainer; a precision of None means 32-true.
+        protocol: A key of `PROTOCOLS`.
+        title: Printed in front of the errors.
+        callbacks: More callbacks for Lightning's Trainer.
+
+    Returns:
+        The errors, as numbers of images and in percent, with the protocol, speed, hardware and
+        versions that they were measured with.
+
+    Raises:
+        ValueError: If the nets have different test images, if the protocol does not apply to
+            them, or if no test image can be read.
+    """
+    silence_lightning()
+    members, data = load_nets(nets)
+    views = TestViews(data, protocol)
+    classifier = Classifier(Ensemble(members))
+    precision = trainer_config["precision"] or "32-true"
+
+    # Lightning's own progress bar counts batches; ours counts images.
+    images = len(data.test_labels)
+    with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
+        trainer = Trainer(
+            **trainer_config | {"precision": precision},
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            callbacks=[ImageProgress(bar), *callbacks],
+        )
+        start = time.perf_counter()
+        trainer.test(classifier, datamodule=views, verbose=False)
+        seconds = time.perf_counter() - start
+
+    # Images that cannot be read may have been skipped, so only those that were scored count.
+    _, errors, errors_top5, images = classifier.eval_meter.compute()
+    if not images:
+        raise ValueError("none of the test images can be read")
+    result = {
+        "protocol": protocol,
+        "errors": errors,
+        "errors_top5": errors_top5,
+        "images": images,
+        "test_error": 100 * errors / images,
+        "test_error_top5": 100 * errors_top5 / images,
+        "images_per_second": images / seconds,
+        "precision": precision,
+        "device": device_name(trainer.strategy.root_device),
+        "devices": trainer.world_size,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
+    if trainer.is_global_zero:
+        print(f"{title}, {_format_result(result)}", flush=True)
+    return result
+
+
+def _format_result(result: dict[str, Any]) -> str:
+    speed = result["images_per_second"]
+    return (
+        f"{result['protocol']}: top-1 error {result['test_error']:.2f}%, "
+        f"top-5 error {result['test_error_top5']:.2f}% ({result['errors']:,} and "
+        f"{result['errors_top5']:,} of {result['images']:,} test images), "
+        f"{speed:,.{0 if speed >= 10 else 1}f} images/s"
+    )
+
+
+def load_nets(
+    nets: list[dict[str, Any]],
+) -> tuple[list[NormalizedNet], ImageDataModule]:
+    """Build nets with their weights, and the data that they are evaluated on.
+
+    The test images are read once, from the data of the first net, but each net is normalized by
+    its own data: runs of different seeds hold out different images, so their means differ.
+
+    Args:
+        nets: As in `evaluate`.
+
+    Returns:
+        The nets, and the data of the first one, set up.
+
+    Raises:
+        ValueError: If the nets have different test images.
+    """
+    members = []
+    modules: dict[str, ImageDataModule] = {}  # nets with equal data share one module
+    for config in nets:
+        net = instantiate(config["model"], _convert_="all")
+        load_weights(net, read_weights(Path(config["weights"])))
+
+        key = str((config["data"], config["seed"]))
+        if key not in modules:
+            modules[key] = instantiate(config["data"], seed=config["seed"], _convert_="all")
+            modules[key].prepare_data()
+            modules[key].setup("test")
+        data = modules[key]
+        first = next(iter(modules.values()))
+        if not np.array_equal(data.test_labels, first.test_labels):
+            raise ValueError(
+                f"{config['name']} has different test images: all nets of an ensemble must be "
+                "evaluated on the same ones"
+            )
+        bgr = config["data"].get("bgr", False)  # ImageNet only
+        members.append(NormalizedNet(net, data.mean, data.std, bgr))
+    return members, first
+
+
+class ImageProgress(Callback):
+    """Advance a progress bar by the number of images of each batch."""
+
+    def __init__(self, bar: tqdm) -> None:
+        self.bar = bar
+
+    def on_test_batch_end(
+        self, trainer: Trainer, _: object, outputs: object, batch: Batch, *__: object
+    ) -> None:
+        """Count the images of all processes, assuming that each has as many as this one."""
+        self.bar.update(len(batch[1]) * trainer.world_size)
