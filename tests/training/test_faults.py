@@ -5,6 +5,7 @@ checkpoint; once the fault is gone, the same command ends bitwise identical to a
 """
 
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
@@ -144,8 +145,7 @@ def fill(directory: Path) -> Path:
     """Return a file that takes all the space there is."""
     path = directory / "filler"
     with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(bytes(4096))
+        file.writelines(itertools.repeat(bytes(4096)))
     return path
 
 

@@ -1,4 +1,4 @@
-"""Sweeps through Hydra: the launcher of this project, and launchers that call the entry point's function."""
+"""Sweeps through Hydra: with the launcher of this project, and with others."""
 
 from pathlib import Path
 

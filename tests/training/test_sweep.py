@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,10 +200,11 @@ class StartedSweep:
 
     def end(self, number: int) -> int:
         """Send a signal, wait for the end of all processes, and return the sweep's exit status."""
-        if number == signal.SIGINT:
-            os.killpg(self.process.pid, number)  # as a terminal does on Ctrl-C
-        else:
-            self.process.send_signal(number)
+        with suppress(ProcessLookupError):  # it may have finished by itself
+            if number == signal.SIGINT:
+                os.killpg(self.process.pid, number)  # as a terminal does on Ctrl-C
+            else:
+                self.process.send_signal(number)
         status = self.process.wait(TIMEOUT)
         wait_until(lambda: not processes_with(self.mark))
         return status
