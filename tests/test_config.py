@@ -1,19 +1,8 @@
 """Configs are composed, validated, and led to their run directory."""
 
-from pathlib import Path
-
 import pytest
 
-from src.config import (
-    check_targets,
-    compose_config,
-    find_run_dir,
-    resolve,
-    targets,
-    without_hydra,
-)
-
-TARGETS = {"model": {"_target_": "a.b", "parts": [{"_target_": "c"}]}, "data": {"root": "data"}}
+from src.config import compose_config, find_run_dir, resolve, without_hydra
 
 
 def test_a_config_is_plain_values_with_the_names_chosen_in_each_group():
@@ -75,15 +64,3 @@ def test_a_run_directory_has_the_resolved_precision(find):
     precision = auto.config["trainer"]["precision"]
     assert precision in ("32-true", "bf16-mixed")
     assert find(f"trainer.precision={precision}").path == auto.path
-
-
-def test_targets_are_found_at_every_depth():
-    assert [*targets(TARGETS)] == ["a.b", "c"]
-
-
-def test_only_code_that_the_config_files_name_is_called_for_a_run_directory(find):
-    check_targets(find("data=imagenet", "model=vgg16").config, Path("run"))
-    with pytest.raises(ValueError, match="run/config.yaml calls a.b, which is not allowed"):
-        check_targets(TARGETS, Path("run"))
-    with pytest.raises(ValueError, match="calls c, which is not allowed"):
-        check_targets({"model": {}, "data": TARGETS["model"]["parts"][0]}, Path("run"))

@@ -1,4 +1,4 @@
-"""Every experiment composes into runs of their own, and opens by saying what it is about."""
+"""Each experiment of conf/experiment/ is a sweep of different runs, and its file describes it."""
 
 from itertools import product
 
@@ -6,94 +6,108 @@ import pytest
 from conftest import ROOT
 from hydra import compose
 
-from src import train
-from src.benchmark.baselines import compose_run
+from src.config import CONF, compose_config, find_run_dir
 from src.tables import read_csv
 
-EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+OF_THE_PAPER = {"fig4", "fig6", "fig7", "table2", "table3", "table4", "table5", "table6"}
 
 
 def jobs(name):
-    params = compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.sweeper.params
+    """Return the overrides of each run of an experiment."""
+    config = compose("train", [f"experiment={name}"], return_hydra_config=True)
+    params = config.hydra.sweeper.params
     return [
         [f"{key}={value}" for key, value in zip(params, values, strict=True)]
         for values in product(*(str(values).split(",") for values in params.values()))
     ]
 
 
-def test_the_experiments_are_those_of_the_paper():
-    papers = {"fig4", "table2", "table3", "table4", "table5", "fig6", "table6", "fig7"}
-    assert papers | {"digits_depth", "shortcuts", "warmup", "gradients", "highway"} <= {
-        *EXPERIMENTS
-    }
+@pytest.fixture(scope="module")
+def runs():
+    """Return the run directories of an experiment, composed once."""
+    cache = {}
+
+    def of_experiment(name):
+        if name not in cache:
+            configs = (compose_config(f"experiment={name}", *job) for job in jobs(name))
+            cache[name] = [find_run_dir(config) for config in configs]
+        return cache[name]
+
+    return of_experiment
+
+
+def test_there_is_an_experiment_for_each_figure_and_table_of_the_paper():
+    more = {"digits_depth", "shortcuts", "warmup", "gradients", "highway"}
+    assert OF_THE_PAPER | more <= {*EXPERIMENTS}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_is_as_many_runs_as_its_values_make(name, tmp_path):
+def test_an_experiment_is_a_sweep_with_a_run_for_each_combination_of_its_values(name, runs):
     sweep = compose("train", [f"experiment={name}"], return_hydra_config=True)
     assert sweep.hydra.mode.name == "MULTIRUN"
-    overrides = jobs(name)
-    folders = [
-        train.find_run_dir(compose_run(f"experiment={name}", f"output_dir={tmp_path}", *job))
-        for job in overrides
-    ]
-    assert len({folder.path for folder in folders}) == len(overrides) > 1
-    assert {folder.config["choices"]["experiment"] for folder in folders} == {name}
+    run_dirs = runs(name)
+    assert len({run_dir.path for run_dir in run_dirs}) == len(jobs(name)) > 1
+    assert {run_dir.config["choices"]["experiment"] for run_dir in run_dirs} == {name}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_an_experiment_opens_with_its_claim_command_cost_and_what_to_expect(name):
-    text = (ROOT / "conf" / "experiment" / f"{name}.yaml").read_text().partition("defaults:")[0]
-    assert [line[2:].partition(":")[0] for line in text.splitlines() if line[:2] == "# " and line[2].isupper()] == [
-        "Claim", "Command", "Cost", "Expect",
-    ]  # fmt: skip
+def test_the_file_of_an_experiment_begins_with_its_claim_command_cost_and_expectation(name):
+    text = (CONF / "experiment" / f"{name}.yaml").read_text().partition("defaults:")[0]
+    labels = [
+        line[2:].partition(":")[0]
+        for line in text.splitlines()
+        if line.startswith("# ") and line[2].isupper()
+    ]
+    assert labels == ["Claim", "Command", "Cost", "Expect"]
     assert f"python -m src.train experiment={name}" in " ".join(text.replace("\n#", " ").split())
 
 
-def test_fig6_is_the_papers_nets_on_all_50k_images_and_in_miniature_the_same():
-    runs = [train.find_run_dir(compose_run("experiment=fig6", *job)) for job in jobs("fig6")]
-    depths = [(run.config["choices"]["model"], 6 * run.config["model"]["n"] + 2) for run in runs]
-    assert depths == [(f"plain{d}", d) for d in (20, 32, 44, 56, 110)] + [
-        (f"resnet{d}", d) for d in (20, 32, 44, 56, 110, 1202)
+def test_fig6_trains_the_papers_nets_on_all_50k_images(runs):
+    run_dirs = runs("fig6")
+    nets = [(run.config["choices"]["model"], 6 * run.config["model"]["n"] + 2) for run in run_dirs]
+    assert nets == [(f"plain{depth}", depth) for depth in (20, 32, 44, 56, 110)] + [
+        (f"resnet{depth}", depth) for depth in (20, 32, 44, 56, 110, 1202)
     ]
-    assert {
-        (run.config["data"]["val_images"], run.config["recipe"]["iterations"]) for run in runs
-    } == {(0, 64000)}
-    small = train.find_run_dir(
-        compose_run("experiment=fig6", "model=plain20", "recipe.iterations=2000")
-    )
-    assert small.config["recipe"] == runs[0].config["recipe"] | {"iterations": 2000}
+    assert {run.config["data"]["val_images"] for run in run_dirs} == {0}
+    assert {run.config["recipe"]["iterations"] for run in run_dirs} == {64000}
 
 
-def test_the_tables_of_imagenet_test_the_papers_nets_each_by_its_protocol():
-    """Beside the rows of the tables as the report has them; what several tables have is one run."""
-    folders = {name: [train.find_run_dir(compose_run(f"experiment={name}", *job)) for job in jobs(name)] for name in
-               ("fig4", "table2", "table3", "table4", "table5")}  # fmt: skip
-    printed = read_csv(ROOT / "src" / "report" / "paper_results.csv")
-    for name, protocol in {"table2": "10crop", "table3": "10crop", "table4": "multiscale"}.items():
-        assert {folder.config["protocol"] for folder in folders[name]} == {protocol}
-        nets = [
-            (_net(folder), folder.config["model"].get("shortcut") or "") for folder in folders[name]
-        ]
-        of_table = [
-            row for row in printed if row["protocol"] == protocol and name[-1] in row["where"]
-        ]
-        table = [(row["net"], row["shortcut"]) for row in of_table if row["data"] == "imagenet"]
-        assert sorted(nets) == sorted(table), name
-    paths = {name: {folder.path for folder in of} for name, of in folders.items()}
-    assert paths["fig4"] == paths["table2"] and paths["table4"] < paths["table3"]
-    assert (len(paths["fig4"] & paths["table3"]), len(paths["table5"] & paths["table3"])) == (2, 3)
-    assert (
-        sorted(_net(folder) for folder in folders["table5"])
-        == ["resnet101"] * 2 + ["resnet152"] * 2 + ["resnet50"] * 2
-    )
+def test_a_shorter_fig6_differs_in_its_length_alone(runs):
+    shorter = ("experiment=fig6", "model=plain20", "recipe.iterations=2000")
+    recipe = find_run_dir(compose_config(*shorter)).config["recipe"]
+    assert recipe == runs("fig6")[0].config["recipe"] | {"iterations": 2000}
 
 
-def _net(folder):
-    return folder.config["choices"]["model"].rstrip("bc")
+@pytest.mark.parametrize(
+    ("table", "protocol"), [("table2", "10crop"), ("table3", "10crop"), ("table4", "multiscale")]
+)
+def test_a_table_of_imagenet_has_the_papers_nets_and_protocol(table, protocol, runs):
+    run_dirs = runs(table)
+    assert {run.config["protocol"] for run in run_dirs} == {protocol}
+    nets = [(net(run), run.config["model"].get("shortcut") or "") for run in run_dirs]
+    in_paper = [
+        (row["net"], row["shortcut"])
+        for row in read_csv(ROOT / "src" / "report" / "paper_results.csv")
+        if row["data"] == "imagenet" and row["protocol"] == protocol and table[-1] in row["where"]
+    ]
+    assert sorted(nets) == sorted(in_paper)
 
 
-def test_an_experiment_has_the_last_word_but_for_the_command_line():
-    small = train.find_run_dir(compose_run("experiment=digits_depth"))
-    assert small.config["trainer"]["precision"] == "32-true"
-    assert train.find_run_dir(compose_run("experiment=digits_depth", "seed=4")).config["seed"] == 4
+def test_experiments_share_the_runs_that_several_tables_have(runs):
+    names = ("fig4", "table2", "table3", "table4", "table5")
+    paths = {name: {run.path for run in runs(name)} for name in names}
+    assert paths["fig4"] == paths["table2"]
+    assert paths["table4"] < paths["table3"]
+    assert len(paths["fig4"] & paths["table3"]) == 2
+    assert len(paths["table5"] & paths["table3"]) == 3
+
+
+def test_table5_has_the_six_nets_of_the_ensemble(runs):
+    nets = sorted(net(run) for run in runs("table5"))
+    assert nets == ["resnet101"] * 2 + ["resnet152"] * 2 + ["resnet50"] * 2
+
+
+def net(run_dir):
+    """Return the name of a net without its shortcut."""
+    return run_dir.config["choices"]["model"].rstrip("bc")

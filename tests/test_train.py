@@ -10,6 +10,7 @@ from conftest import TINY, Killed
 from interruptible_run import start_ranks
 from pytorch_lightning import Callback
 from run_comparison import assert_same_run
+from stopping import KillInHook
 
 from src.runs.run_dir import RunDir
 from src.training.callbacks.checkpointing import Checkpointing
@@ -32,28 +33,6 @@ STOPS = [
     *[(iteration, "on_validation_start") for iteration in (3, 6, 8)],
     *[(iteration, "on_validation_end") for iteration in (3, 6, 8)],
 ]
-
-
-class KillInHook(Callback):
-    """Kill a run in a hook of one iteration, before or after the callback of a given type.
-
-    Without a type it is after all of them.
-    """
-
-    def __init__(self, hook, iteration, before=None):
-        self.before = before
-
-        def kill(trainer, *_):
-            if trainer.global_step == iteration:
-                raise Killed
-
-        setattr(self, hook, kill)
-
-    def setup(self, trainer, *_, **__):
-        if self.before:
-            trainer.callbacks.remove(self)
-            kinds = [type(callback) for callback in trainer.callbacks]
-            trainer.callbacks.insert(kinds.index(self.before), self)
 
 
 def test_a_run_fills_its_directory(tiny):
@@ -98,7 +77,7 @@ def test_a_finished_run_is_skipped_with_its_results(tiny, capsys):
     before = {path: path.stat().st_mtime_ns for path in run_dir.path.rglob("*")}
     result = call_here(capsys, *command_of(run_dir))
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.startswith(f"{run_dir.path} is finished: 8 iterations, training error ")
+    assert result.stdout.startswith(f"{run_dir.path} is finished: training error ")
     assert before == {path: path.stat().st_mtime_ns for path in run_dir.path.rglob("*")}
 
 
@@ -115,6 +94,22 @@ def test_a_run_of_another_config_is_not_taken_for_this_one(tiny, capsys, finishe
     assert (result.returncode, result.stdout) == (1, "")
     assert "recipe.optimizer.momentum was 0.8, now 0.9" in result.stderr
     assert result.stderr.endswith("move that directory away")
+
+
+def test_a_run_directory_of_version_0_1_is_refused_by_all_commands(tiny, capsys, tmp_path):
+    run_dir = tiny()
+    path = run_dir.path / "config.yaml"
+    path.write_text(path.read_text().replace("output_dir:", "runs:"))
+    commands = {
+        "src.train": command_of(run_dir),
+        "src.evaluate": [f"run={run_dir.path}"],
+        "src.report.__main__": [str(run_dir.path), "-o", str(tmp_path / "report")],
+    }
+    message = f"{run_dir.path} was written by version 0.1, which this version cannot read: finish"
+    for module, arguments in commands.items():
+        result = call_here(capsys, *arguments, module=module)
+        assert result.returncode == 1
+        assert message in result.stderr
 
 
 @pytest.mark.fault_injection("processes", "two devices that share each batch and the test images")

@@ -3,7 +3,7 @@ import socket
 
 import pytest
 import wandb
-from fake_wandb_server import Offline
+from fake_wandb_server import OfflineRun
 
 from src.report.results import BY_DEPTH, CURVES
 from src.report.wandb_workspace import GROUP_BY, make_workspace, save_workspace, send_runs
@@ -69,7 +69,7 @@ def test_a_run_sent_twice_is_one_run_of_one_series(finished, server):
 def test_a_run_sent_twice_offline_is_stored_once_with_its_results(finished):
     for _ in range(2):
         send_runs([finished], "deep", None)
-    offline = Offline(finished.path)
+    offline = OfflineRun(finished.path)
     assert offline.rows == finished.rows()
     assert offline.exit_codes == [0]
     assert (offline.config["family"], offline.config["depth"]) == ("plain", 8)

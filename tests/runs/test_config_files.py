@@ -1,20 +1,26 @@
 """config.yaml of a run, and what becomes of it when the config files or the code change."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from src.runs.config_files import (
     RENAMED_KEYS,
+    check_targets,
     chosen_values,
     defaults_of,
     file_defaults,
     flatten,
     read_config,
+    targets,
     unflatten,
     without_implied_targets,
 )
 from src.runs.run_dir import RunDir
 from src.training.callbacks.wandb import run_id
+
+TARGETS = {"model": {"_target_": "a.b", "parts": [{"_target_": "c"}]}, "data": {"root": "data"}}
 
 
 @pytest.fixture
@@ -153,3 +159,15 @@ def test_a_file_that_holds_no_config_is_refused(tmp_path, text):
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match="config.yaml holds no config of a run"):
         read_config(tmp_path / "config.yaml")
+
+
+def test_targets_are_found_at_every_depth():
+    assert [*targets(TARGETS)] == ["a.b", "c"]
+
+
+def test_only_code_that_the_config_files_name_is_called_for_a_run_directory(find):
+    check_targets(find("data=imagenet", "model=vgg16").config, Path("run"))
+    with pytest.raises(ValueError, match="run/config.yaml calls a.b, which is not allowed"):
+        check_targets(TARGETS, Path("run"))
+    with pytest.raises(ValueError, match="calls c, which is not allowed"):
+        check_targets({"model": {}, "data": TARGETS["model"]["parts"][0]}, Path("run"))

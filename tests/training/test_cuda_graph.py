@@ -17,7 +17,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """Make compile=inductor skip the compiler, so that only its training step differs from Lightning's."""
+    """Make compile=inductor skip the compiler: only its training step differs from Lightning's."""
     monkeypatch.setattr("src.models.resnet.ResidualNet.compile", lambda net: None)
 
 

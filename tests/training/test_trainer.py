@@ -1,0 +1,72 @@
+"""How a run is built from its config, and what its summary says."""
+
+import pytest
+import torch
+from conftest import TINY
+
+from src.runs.environment import versions
+from src.training.trainer import build, make_trainer
+
+
+@pytest.fixture
+def built(find):
+    """Build the module and the data of a command line."""
+
+    def build_run(*overrides):
+        config = find(
+            *TINY, "trainer.precision=32-true", "trainer.accelerator=cpu", *overrides
+        ).config
+        return build(config, make_trainer(config, []))
+
+    return build_run
+
+
+def test_the_net_the_optimizer_and_the_schedule_are_those_of_the_config(built):
+    module, data = built("n=2", "recipe.optimizer.weight_decay=0.5", "recipe.schedule.lr=0.3")
+    (group,) = module.configure_optimizers().param_groups
+    assert module.net.depth == 14
+    assert (group["weight_decay"], group["lr"], group["momentum"]) == (0.5, 0.3, 0.9)
+    assert data.batch_size == 128
+    assert not module.net.activation_checkpointing
+
+
+def test_initial_weights_are_a_function_of_the_seed(built):
+    states = [built(f"seed={seed}")[0].net.state_dict() for seed in (0, 0, 1)]
+    weights = [state["conv1.weight"] for state in states]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_a_run_is_one_epoch_to_lightning_evaluated_at_its_interval(find):
+    config = find(*TINY, "trainer.accelerator=cpu").config
+    trainer = make_trainer(config, [])
+    assert (trainer.max_steps, trainer.max_epochs, trainer.val_check_interval) == (8, 1, 3)
+    config["recipe"]["eval_every"] = 1000
+    assert make_trainer(config, []).val_check_interval == 8
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("protocol=10crop", "protocol=10crop does not apply to these images: set protocol=center"),
+        ("compile=cudagraph", "compile=cudagraph needs a GPU, not cpu"),
+        ("model.shortcut=b", "shortcut b is not one of A, B and C; did you mean B?"),
+    ],
+)
+def test_what_the_net_the_data_and_the_device_cannot_do_is_refused_before_training(
+    tiny, tmp_path, override, message
+):
+    with pytest.raises(Exception, match=message):
+        tiny(override, "trainer.accelerator=cpu")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_summary_describes_the_run_and_what_it_was_executed_on(tiny):
+    summary = tiny("data.test_images=100", "data.val_images=97").summary
+    expected = {"model": "resnet", "n": 1, "depth": 8, "shortcut": "A", "data": "digits", "seed": 0}
+    expected |= {"val_images": 97, "train_images": 1600, "iterations": 8, "precision": "32-true"}
+    expected |= {"devices": 1, "versions": versions()}
+    assert {key: summary[key] for key in expected} == expected
+    assert summary["parameters"] == 75290
+    assert summary["images_per_second"] > 0
+    assert summary["images_per_second"] * summary["seconds"] > 8 * 128  # evaluations included
