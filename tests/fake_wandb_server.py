@@ -1,7 +1,7 @@
-"""W&B without W&B: a reader of the files that it writes offline, and a server that takes in runs as the real one does.
+"""A stand-in for W&B's server, and a reader of the files that the wandb package writes offline.
 
-The server knows what wandb 0.31 asks of it while it sends, resumes and ends a run, and holds what it was sent. It is
-written from what that client does, and tells nothing of how the real one draws it.
+The server answers what wandb 0.31 asks while it sends, resumes and ends a run, and keeps what it
+receives. It is written after that client, and shows nothing of how the real server draws a run.
 """
 
 import json
@@ -16,78 +16,96 @@ from typing import Any, Self
 import wandb
 from wandb.proto.wandb_internal_pb2 import Record
 
-BLOCK = 32768
-KEY = "5ec7e7" * 7  # of the form of a key, and no one's
+BLOCK_SIZE, HEADER_SIZE = 32768, 7  # of LevelDB's log format
+FULL_RECORD, LAST_PART = 1, 4  # types of parts after which a record is complete
+KEY = "5ec7e7" * 7  # has the form of a key, but is nobody's
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """That of a user who has a key and has asked for nothing to be sent, with nothing outside of a folder."""
+def environment(directory: Path) -> dict[str, str]:
+    """Return the variables of a user with a key who wants nothing sent; all files are below `directory`."""
     places = ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
-    asked = {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
-    often = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # whole seconds, not 15
-    return asked | often | {name: str(folder / name) for name in places}
+    settings = {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
+    interval = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # seconds; 15 by default
+    return settings | interval | {name: str(directory / name) for name in places}
 
 
-def records(path: Path) -> list[Record]:
-    """The records of an offline file: a LevelDB log with a header of 7 bytes."""
-    data, at, parts, found = path.read_bytes(), 7, b"", []
+def read_records(path: Path) -> list[Record]:
+    """Return the records of an offline file: a log in LevelDB's format after W&B's own header."""
+    data, position, parts, records = path.read_bytes(), HEADER_SIZE, b"", []
     assert data[:4] == b":W&B"
-    while at + 7 <= len(data):
-        if BLOCK - at % BLOCK < 7:  # no room for a header: the block ends in padding
-            at += BLOCK - at % BLOCK
+    while position + HEADER_SIZE <= len(data):
+        remaining = BLOCK_SIZE - position % BLOCK_SIZE
+        if remaining < HEADER_SIZE:  # no room for another header: the block ends in padding
+            position += remaining
             continue
-        check, length, kind = struct.unpack("<IHB", data[at : at + 7])
+        checksum, length, kind = struct.unpack("<IHB", data[position : position + HEADER_SIZE])
         if kind == 0:
             break
-        part = data[at + 7 : at + 7 + length]
-        assert zlib.crc32(part, zlib.crc32(bytes([kind]))) == check
-        at, parts = at + 7 + length, parts + part
-        if kind in (1, 4):  # whole, or the last part
-            found.append(Record.FromString(parts))
+        position += HEADER_SIZE
+        part = data[position : position + length]
+        assert zlib.crc32(part, zlib.crc32(bytes([kind]))) == checksum
+        position += length
+        parts += part
+        if kind in (FULL_RECORD, LAST_PART):
+            records.append(Record.FromString(parts))
             parts = b""
-    return found
+    return records
 
 
-class Offline:
-    """What is in the only offline file of a run folder."""
+class OfflineRun:
+    """The content of the only offline file of a run directory.
 
-    def __init__(self, folder: Path) -> None:
-        wandb.teardown()  # its service goes on writing for a moment after a run is finished
-        (path,) = folder.glob("wandb/offline-run-*/*.wandb")
-        self.all = records(path)
-        (self.run,) = self.of("run")
-        self.config = {
-            item.key: json.loads(item.value_json)
-            for item in self.run.config.update
-            if item.key[0] != "_"
-        }
+    Attributes:
+        records: all records of the file.
+        run: the record of the run itself.
+        config, summary: what W&B's tables show.
+        history: the logged rows, with W&B's own columns; `rows` is without those.
+        exit_codes: how the run ended, once for each end.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        wandb.teardown()  # its service writes for a moment after a run is finished
+        (path,) = directory.glob("wandb/offline-run-*/*.wandb")
+        self.records = read_records(path)
+        (self.run,) = self.of_kind("run")
+        config = {item.key: json.loads(item.value_json) for item in self.run.config.update}
+        self.config = {key: value for key, value in config.items() if key[0] != "_"}
         self.history = [
             {
                 "/".join(item.nested_key) or item.key: json.loads(item.value_json)
                 for item in row.item
             }
-            for row in self.of("history")
+            for row in self.of_kind("history")
         ]
         self.rows = [
             {k: v for k, v in row.items() if not k.startswith("_")} for row in self.history
         ]
         self.summary = {
             "/".join(item.nested_key) or item.key: json.loads(item.value_json)
-            for part in self.of("summary")
+            for part in self.of_kind("summary")
             for item in part.update
         }
-        self.exit_codes = [end.exit_code for end in self.of("exit")]
+        self.exit_codes = [end.exit_code for end in self.of_kind("exit")]
 
-    def of(self, kind: str) -> list[Any]:
+    def of_kind(self, kind: str) -> list[Any]:
+        """Return the records of one kind."""
         return [
-            getattr(record, kind) for record in self.all if record.WhichOneof("record_type") == kind
+            getattr(record, kind)
+            for record in self.records
+            if record.WhichOneof("record_type") == kind
         ]
 
 
 class FakeServer(ThreadingHTTPServer):
-    """A server on this machine: `runs` by id, each with its history, summary and exit code; it may refuse every key."""
+    """A server on this machine.
 
-    refuses = False
+    Attributes:
+        rejects_keys: whether it answers that permission is denied.
+        runs: what it received of each run, by the run's id: history, summary, exit code and more.
+        views: the saved workspaces, by their id.
+    """
+
+    rejects_keys = False
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -104,9 +122,10 @@ class FakeServer(ThreadingHTTPServer):
         self.server_close()
 
     def handle_error(self, *_: object) -> None:
-        """A client that is killed is no error here."""
+        """No-op: a client that is killed is no error."""
 
-    def stream(self, run: dict[str, Any], sent: dict[str, Any]) -> None:
+    def receive(self, run: dict[str, Any], sent: dict[str, Any]) -> None:
+        """Store what a client streams of a run."""
         files = sent.get("files") or {}
         run["streamed"].update(files)
         if history := files.get("wandb-history.jsonl"):
@@ -116,13 +135,11 @@ class FakeServer(ThreadingHTTPServer):
             run["summary"] = json.loads(summary["content"][-1])
         run["exit_code"] = sent.get("exitcode", run["exit_code"])
 
-    def answer(self, asked: str, given: dict[str, Any]) -> dict[str, Any]:
-        """GraphQL's data for the operation of a name."""
-        name, project = (
-            given.get("name"),
-            {"id": "p", "name": "p", "entity": {"id": "e", "name": "us"}},
-        )
-        if asked == "UpsertBucket":
+    def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
+        """Return the data of a GraphQL operation with given variables."""
+        name = given.get("name")
+        project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "us"}}
+        if operation == "UpsertBucket":
             new = name not in self.runs
             run = self.runs.setdefault(
                 name, {"history": [], "summary": {}, "streamed": set(), "exit_code": None}
@@ -141,7 +158,7 @@ class FakeServer(ThreadingHTTPServer):
                     "inserted": new,
                 }
             }
-        if asked == "RunResumeStatus":
+        if operation == "RunResumeStatus":
             run = self.runs.get(name)
             bucket = run and {
                 "id": name,
@@ -158,10 +175,10 @@ class FakeServer(ThreadingHTTPServer):
                 "wandbConfig": '{"t": 1}',
             }
             return {"model": project | {"bucket": bucket}}
-        if asked == "CreateRunFiles":
+        if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": f"{self.url}/{name}"} for name in given["files"]]
             return {"createRunFiles": {"runID": "r", "uploadHeaders": [], "files": files}}
-        if asked in ("Viewer", "GetDefaultEntity"):
+        if operation in ("Viewer", "GetDefaultEntity"):
             return {
                 "viewer": {
                     "id": "u",
@@ -171,33 +188,34 @@ class FakeServer(ThreadingHTTPServer):
                     "teams": {"edges": []},
                 }
             }
-        if asked == "UpsertView2":
+        if operation == "UpsertView2":
             view = given | {"id": given.get("id") or f"view {len(self.views)}"}
             self.views[view["id"]] = view
             return {"upsertView": {"view": {"id": view["id"], "name": name}, "inserted": True}}
-        if asked == "View":
+        if operation == "View":
             found = [view for view in self.views.values() if view["name"] == given["viewName"]]
             return {"project": {"allViews": {"edges": [{"node": view} for view in found]}}}
         return {}
 
 
 class Handler(BaseHTTPRequestHandler):
+    """Reads a request, and replies with what its server answers."""
+
     protocol_version = "HTTP/1.1"
     server: FakeServer
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"] or 0))
         if self.path.endswith("file_stream"):
-            self.server.stream(self.server.runs[self.path.split("/")[-2]], json.loads(body))
+            self.server.receive(self.server.runs[self.path.split("/")[-2]], json.loads(body))
             self.reply({})
-        elif self.path == "/graphql" and self.server.refuses:
+        elif self.path == "/graphql" and self.server.rejects_keys:
             self.reply({"errors": [{"message": "permission denied"}]}, 401)
         elif self.path == "/graphql":
-            asked = json.loads(body)
-            name = re.search(r"(?:query|mutation) (\w+)", asked["query"])
-            self.reply(
-                {"data": self.server.answer(name[1] if name else "", asked.get("variables") or {})}
-            )
+            request = json.loads(body)
+            name = re.search(r"(?:query|mutation) (\w+)", request["query"])
+            variables = request.get("variables") or {}
+            self.reply({"data": self.server.answer(name[1] if name else "", variables)})
         else:
             self.reply({})
 

@@ -1,9 +1,13 @@
 """A run as a whole: what it writes, that it is reproducible, and that it can be stopped anywhere."""
 
+import os
+import signal
+
 import pytest
 import yaml
 from command_line import call, call_here
 from conftest import TINY, Killed
+from interruptible_run import start_ranks
 from pytorch_lightning import Callback
 from run_comparison import assert_same_run
 
@@ -128,6 +132,31 @@ def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     # The errors of the last two of eight iterations, of 128 images each.
     assert (run_dir.summary["train_error"] * 256 / 100).is_integer()
     assert len(list(run_dir.path.parent.iterdir())) == 1
+
+
+class KillRank(Callback):
+    """Kill the process of one rank when it is about to train on after three iterations."""
+
+    def __init__(self, rank):
+        self.rank = rank
+
+    def on_train_batch_start(self, trainer, *_):
+        if trainer.global_rank == self.rank and trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.fault_injection("processes", "a process that dies")
+def test_a_process_that_dies_ends_the_run_with_a_message_and_the_command_resumes_it(find, tmp_path):
+    overrides = [*TINY, *SMALL, "trainer.precision=32-true", "trainer.accelerator=cpu"]
+    run_dir, log = find(*overrides, "trainer.devices=2"), tmp_path / "log"
+    first, second = start_ranks(run_dir, log, None, None, callbacks=[KillRank(1)])
+    assert second.wait() == -signal.SIGKILL
+    assert first.wait() == 1
+    message = log.read_text().strip().splitlines()[-1]
+    assert message.startswith("another process of this run died or hangs (its own output is above)")
+
+    assert [rank.wait() for rank in start_ranks(run_dir, log, None, None)] == [0, 0]
+    assert "resumes at iteration 3 of 8 iterations in 32-true, world size 2" in log.read_text()
 
 
 def command_of(run_dir: RunDir) -> list[str]:

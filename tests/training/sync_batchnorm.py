@@ -1,57 +1,40 @@
-"""Batch norm over the batch of all devices together, on CPUs too, where PyTorch's own SyncBatchNorm does not run."""
+"""Batch norm over the batch of all ranks on CPUs, where PyTorch's SyncBatchNorm does not run.
+
+With it two ranks must train as one does, which shows that they share the rest of a run correctly.
+"""
 
 import torch
-from pytorch_lightning.plugins import TorchSyncBatchNorm
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
-    """Batch norm of [N, C, H, W] that takes its mean and variance over all processes, each with as many images."""
+    """Batch norm of [N, C, H, W] over the images of all ranks, each of which has as many."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        world = torch.distributed.get_world_size()
-        mean = all_reduce(x.float().mean((0, 2, 3))) / world
+        world_size = torch.distributed.get_world_size()
+        mean = all_reduce(x.float().mean((0, 2, 3))) / world_size
         centered = x.float() - mean[:, None, None]
-        variance = all_reduce(centered.square().mean((0, 2, 3))) / world
+        variance = all_reduce(centered.square().mean((0, 2, 3))) / world_size
+
         with torch.no_grad():
-            values = world * x.numel() // x.shape[1]
+            count = world_size * x.numel() // x.shape[1]
             self.num_batches_tracked.add_(1)
-            share = (
-                1 / self.num_batches_tracked if self.momentum is None else self.momentum
-            )  # None: a plain average
-            self.running_mean.lerp_(mean, share)
-            self.running_var.lerp_(variance * values / (values - 1), share)
+            # Without a momentum the running statistics are plain averages over all batches.
+            weight = 1 / self.num_batches_tracked if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, weight)
+            self.running_var.lerp_(variance * count / (count - 1), weight)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (centered * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-class SyncBatchNorm(TorchSyncBatchNorm):
-    """Lightning's own on GPUs; on CPUs the batch norms of a net become `SyncedBatchNorm`s while it trains."""
+class SyncBatchNorms(Callback):
+    """Turn the batch norms of the net into `SyncedBatchNorm`s before it is trained."""
 
-    def apply(self, model: nn.Module) -> nn.Module:
-        return (
-            super().apply(model)
-            if _on_gpu(model)
-            else _turn(model, nn.BatchNorm2d, SyncedBatchNorm)
-        )
-
-    def revert(self, model: nn.Module) -> nn.Module:
-        return (
-            super().revert(model)
-            if _on_gpu(model)
-            else _turn(model, SyncedBatchNorm, nn.BatchNorm2d)
-        )
-
-
-def _on_gpu(model: nn.Module) -> bool:
-    return next(model.parameters()).is_cuda
-
-
-def _turn(model: nn.Module, old: type[nn.Module], new: type[nn.Module]) -> nn.Module:
-    for module in model.modules():
-        if type(module) is old:
-            module.__class__ = new
-    return model
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        for norm in module.net.modules():
+            if type(norm) is nn.BatchNorm2d and trainer.world_size > 1:
+                norm.__class__ = SyncedBatchNorm

@@ -1,8 +1,9 @@
+"""The modes of `compile`: what they refuse, and that they change no number."""
+
 import pytest
 import torch
-from conftest import TINY
-from src.training.callbacks.record import Record
-from test_train import assert_same_run, weights
+from pytorch_lightning import Callback
+from run_comparison import assert_same_run, load_checkpoint
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn import functional as F
@@ -16,12 +17,12 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    """compile=inductor without the compiler: what is left is the one step of forward, backward, update and counting."""
+    """Make compile=inductor skip the compiler, so that only its training step differs from Lightning's."""
     monkeypatch.setattr("src.models.resnet.ResidualNet.compile", lambda net: None)
 
 
 @pytest.mark.parametrize(
-    ("step", "device", "devices", "expected"),
+    ("mode", "device", "world_size", "expected"),
     [
         ("auto", CPU, 1, "none"),
         ("auto", CUDA, 1, "cudagraph"),
@@ -30,8 +31,8 @@ def uncompiled(monkeypatch):
         ("inductor", CPU, 1, "inductor"),
     ],
 )
-def test_auto_is_a_graph_on_one_gpu(step, device, devices, expected):
-    assert resolve_compile(step, device, devices) == expected
+def test_auto_is_a_cuda_graph_on_one_gpu_only(mode, device, world_size, expected):
+    assert resolve_compile(mode, device, world_size) == expected
 
 
 @pytest.mark.parametrize(
@@ -43,29 +44,26 @@ def test_auto_is_a_graph_on_one_gpu(step, device, devices, expected):
         (("inductor", CPU, 1, True), "activation_checkpointing=true cannot be combined"),
     ],
 )
-def test_what_cannot_be_had_is_refused(arguments, message):
+def test_a_mode_that_is_unknown_or_impossible_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         resolve_compile(*arguments)
 
 
-def test_the_whole_step_gives_the_bits_of_lightnings(tiny, uncompiled, tmp_path):
-    overrides = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
-    eager, whole = (
-        tiny(*overrides, f"compile={s}", f"output_dir={tmp_path}/{s}") for s in ("none", "inductor")
-    )
-    assert eager.path.name == whole.path.name
-    assert_same_run(eager, whole)
-    assert {
-        type(group["lr"]) for group in weights(whole)["optimizer_states"][0]["param_groups"]
-    } == {float}
+def test_the_captured_step_is_bitwise_identical_to_lightnings(tiny, uncompiled, tmp_path):
+    warm_up = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
+    modes = ("none", "inductor")
+    eager, full = (tiny(*warm_up, f"compile={m}", f"output_dir={tmp_path}/{m}") for m in modes)
+    assert eager.path.name == full.path.name
+    assert_same_run(eager, full)
+    groups = load_checkpoint(full)["optimizer_states"][0]["param_groups"]
+    assert {type(group["lr"]) for group in groups} == {float}
 
 
 @pytest.mark.parametrize(("first", "then"), [("none", "inductor"), ("inductor", "none")])
-def test_a_checkpoint_of_one_kind_of_step_is_continued_by_the_other(
+def test_a_checkpoint_of_one_mode_is_resumed_by_another(
     tiny, tiny_until, uncompiled, tmp_path, first, then
 ):
     undisturbed = tiny("compile=none", f"output_dir={tmp_path}/undisturbed")
-
     tiny_until(5, f"compile={first}")
     assert_same_run(undisturbed, tiny(f"compile={then}"))
 
@@ -76,7 +74,7 @@ def scores_and_gradients(net, images):
     return scores, torch.cat([p.grad.flatten() for p in net.parameters()])
 
 
-def test_compiling_changes_no_number_and_takes_as_many_graphs_for_any_depth():
+def test_compiling_changes_no_number_and_needs_as_many_graphs_for_any_depth():
     graphs = []
     for n in (2, 4):
         torch.manual_seed(0)
@@ -95,35 +93,29 @@ def test_compiling_changes_no_number_and_takes_as_many_graphs_for_any_depth():
     assert graphs[0] == graphs[1] > 0
 
 
-def test_testing_compiles_nothing_more_whatever_the_size_of_its_last_batch(tiny, monkeypatch):
+def test_evaluation_compiles_nothing_whatever_the_size_of_its_last_batch(tiny, monkeypatch):
     compiled = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda block: compiled(block, backend="aot_eager"))
     torch.compiler.reset()
     counters.clear()
-    tiny(
-        "compile=inductor", "data.test_images=507", "data.val_images=13"
-    )  # evaluates three times, tests once
-    assert (
-        counters["stats"]["unique_graphs"] == 3
-    )  # n=1 has three blocks, and these are the graphs for training
+    tiny("compile=inductor", "data.test_images=507", "data.val_images=13")
+    # Three evaluations and one of the final weights. The net has three blocks, which are compiled
+    # for training.
+    assert counters["stats"]["unique_graphs"] == 3
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("step", ["cudagraph", "inductor"])
+@pytest.mark.parametrize("mode", ["cudagraph", "inductor"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-def test_losses_are_those_of_the_eager_step_over_200_iterations(find, tmp_path, step, precision):
-    """At a rate at which rounding does not grow, so that what is left is the precision's noise."""
+def test_losses_are_those_of_the_eager_step_over_200_iterations(find, tmp_path, mode, precision):
+    """At a learning rate at which rounding errors do not grow."""
     overrides = ["n=3", "recipe.iterations=200", "recipe.log_every=1", "recipe.schedule.lr=0.01"]
     losses = []
-    for kind in ("none", step):
-        folder = find(
-            *overrides,
-            f"trainer.precision={precision}",
-            f"compile={kind}",
-            f"output_dir={tmp_path}/{kind}",
-        )
-        train.run(folder)
-        losses.append(torch.tensor([row["train/loss"] for row in folder.rows()]))
+    for kind in ("none", mode):
+        execution = [f"compile={kind}", f"output_dir={tmp_path}/{kind}"]
+        run_dir = find(*overrides, f"trainer.precision={precision}", *execution)
+        train.run(run_dir)
+        losses.append(torch.tensor([row["train/loss"] for row in run_dir.rows()]))
     assert len(losses[0]) == 200
     torch.testing.assert_close(*losses, rtol=0.02, atol=0.01)
 
@@ -137,11 +129,14 @@ def test_a_graph_does_what_its_step_does_to_each_batch():
     assert total.tolist() == [0, 45, 90]
 
 
-@pytest.mark.gpu
-def test_a_step_that_does_not_log_never_waits_for_the_gpu(find, monkeypatch):
-    def watch(self, trainer, module, batch, index):
-        torch.cuda.set_sync_debug_mode("error" if 5 <= index < 15 else "default")
+class ForbidWaiting(Callback):
+    """Raise an error if the CPU waits for the GPU in iterations 5 to 14."""
 
-    monkeypatch.setattr(Record, "on_train_batch_start", watch)
-    train.run(find(*TINY, "recipe.iterations=20", "recipe.log_every=20", "recipe.eval_every=20", "compile=cudagraph",
-                   "recipe.checkpoint_every=20"))  # fmt: skip
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        torch.cuda.set_sync_debug_mode("error" if 5 <= batch_idx < 15 else "default")
+
+
+@pytest.mark.gpu
+def test_a_step_that_does_not_log_never_waits_for_the_gpu(tiny):
+    every = [f"recipe.{name}_every=20" for name in ("log", "eval", "checkpoint")]
+    tiny("recipe.iterations=20", *every, "compile=cudagraph", callbacks=[ForbidWaiting()])

@@ -1,3 +1,7 @@
+"""Responses and gradients of single layers."""
+
+import csv
+
 import pytest
 import torch
 from torch import nn
@@ -14,7 +18,7 @@ NETS = {
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_every_3x3_layer_responds_and_every_weighted_layer_has_a_gradient(name):
+def test_each_weighted_layer_has_a_gradient_norm_and_each_3x3_layer_a_response(name):
     make, responding = NETS[name]
     net = make()
     F.cross_entropy(net(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
@@ -32,7 +36,7 @@ def test_every_3x3_layer_responds_and_every_weighted_layer_has_a_gradient(name):
     assert set(responses) < set(weighted_layers(net))
 
 
-def test_a_response_is_taken_after_batch_norm_and_before_addition_and_relu():
+def test_a_response_is_measured_after_batch_norm_and_before_addition_and_relu():
     net = resnet(1, "A", 10, "fan_in").eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -50,8 +54,20 @@ def test_a_response_is_taken_after_batch_norm_and_before_addition_and_relu():
     assert responses["layer1.0.conv2"] == pytest.approx(second.std().item())
 
 
-def test_nothing_is_left_on_the_net():
+def test_an_error_leaves_no_hook_on_the_net():
     net = plain(1, 10, "fan_in")
     with pytest.raises(ZeroDivisionError), record_responses(net):
         raise ZeroDivisionError
     assert not [module for module in net.modules() if module._forward_hooks]
+
+
+def test_layers_csv_has_a_row_for_each_layer_at_each_evaluation(tiny):
+    run_dir = tiny()
+    with open(run_dir.layers, newline="") as file:
+        rows = list(csv.DictReader(file))
+    layers = [*weighted_layers(resnet(1, "A", 10, "fan_in"))]
+    assert [row["layer"] for row in rows] == 3 * layers
+    assert [row["iteration"] for row in rows] == [i for i in "368" for _ in layers]
+    assert all(float(row["gradient"]) > 0 for row in rows)
+    # The fully connected layer has no response: no batch norm follows it.
+    assert [row["layer"] for row in rows if not row["response"]] == 3 * ["fc"]
