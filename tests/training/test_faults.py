@@ -191,8 +191,8 @@ def test_a_read_only_run_directory_ends_the_run(undisturbed, disk, attempts_on_d
 
 def removed(what: str) -> str:
     return (
-        f"{what} was removed or moved during the run: put it back and repeat the command to "
-        "resume, or remove what is left of RUN_DIR to start from scratch"
+        f"{what} was removed or moved during the run: put it back and repeat the command, "
+        "or remove what is left of RUN_DIR to start from scratch"
     )
 
 

@@ -12,10 +12,10 @@ from interruptible_run import start_ranks
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 from run_comparison import assert_same_run, load_checkpoint
-from src.data.loader import prefetch
 from test_kills import assert_identical_except_times
 
 from src import train
+from src.data.loader import prefetch
 from src.training import distributed
 from src.training.callbacks.preemption import SIGNALS
 
