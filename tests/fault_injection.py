@@ -1,7 +1,7 @@
-"""`pytest -m fault_injection --fault-injection FILE` writes down what the tests so marked tried on runs, and what came of it.
+"""A table of faults: `pytest -m fault_injection --fault-injection FILE` writes it as CSV.
 
-A test says with `@pytest.mark.fault_injection(KIND, WHAT)` what it does, and with `record_property("tried", 30)` how often, if
-that is not once. Rows of one kind and text are added up.
+`@pytest.mark.fault_injection(KIND, WHAT)` gives a test a row; those of the same kind and text are
+added up. A test that tries several things sets their number with `record_property("tried", 30)`.
 """
 
 import csv
@@ -19,9 +19,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="write what the tests marked `fault_injection` tried to this CSV file",
     )
-    parser.addoption(
-        "--kills", type=int, default=5, help="how often the test of kills kills its run"
-    )
+    parser.addoption("--kills", type=int, default=5, help="how often the test of kills kills a run")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -36,9 +34,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo) -> pytes
         return report
     kind, what = marker.args
     assert kind in KINDS, kind
-    row = item.config.rows.setdefault(
-        (kind, what), {"tried": 0, "failed": 0, "not tried here": 0, "seconds": 0.0}
-    )
+    new_row = {"tried": 0, "failed": 0, "not tried here": 0, "seconds": 0.0}
+    row = item.config.rows.setdefault((kind, what), new_row)
     row["seconds"] += report.duration
     tried = dict(item.user_properties).get("tried", 1)
     if report.skipped:
@@ -58,17 +55,18 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     from src.runs.environment import git_commit, versions
     from src.training.precision import device_name
 
-    where = {
+    execution = {
         "device": device_name(torch.device("cpu")),
         "versions": " ".join(f"{name}={version}" for name, version in versions().items()),
         "git_commit": git_commit(),
         "date": datetime.now(UTC).date().isoformat(),
     }
+    by_kind = sorted(rows.items(), key=lambda item: KINDS.index(item[0][0]))
+    lines = [
+        {"kind": kind, "what": what, **row, "seconds": round(row["seconds"], 1), **execution}
+        for (kind, what), row in by_kind
+    ]
     with open(path, "w", newline="") as file:
-        lines = [
-            {"kind": kind, "what": what, **row, "seconds": round(row["seconds"], 1), **where}
-            for (kind, what), row in sorted(rows.items(), key=lambda item: KINDS.index(item[0][0]))
-        ]
         writer = csv.DictWriter(file, list(lines[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)

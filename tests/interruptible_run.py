@@ -37,7 +37,13 @@ Stop = tuple[str, int, int]  # phase, its occurrence, line of src in it; both co
 
 FORK_SERVER = get_context("forkserver")
 FORK_SERVER.set_forkserver_preload(
-    [*PRELOADED_MODULES, "sklearn.datasets", "src.evaluate", "interruptible_run", "ranks"]
+    [
+        *PRELOADED_MODULES,
+        "sklearn.datasets",
+        "src.evaluation.evaluator",
+        "interruptible_run",
+        "ranks",
+    ]
 )
 
 

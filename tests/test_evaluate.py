@@ -63,7 +63,7 @@ def test_a_run_whose_data_were_moved_is_evaluated_with_root(find, command, tmp_p
     run_dir = find("n=1", "trainer.precision=32-true", *where)
     random_run(run_dir)
     before = command(f"run={run_dir.path}", "protocol=10crop")
-    saved = run_dir.tested("10crop")
+    saved = run_dir.evaluation("10crop")
     errors = f"({saved['errors']} and {saved['errors_top5']} of 3 test images)"
     assert errors in before
 
@@ -80,7 +80,7 @@ def test_errors_on_the_command_line_are_reported_as_one_line(find, command):
         random_run(run_dir)
     first, second = (run_dir.path for run_dir in run_dirs)
     for overrides, message in {
-        (f"run=[{first},nowhere]",): "^nowhere is no ",
+        (f"run=[{first},nowhere]",): "^nowhere is not a run directory",
         (f"run={first}", "weights=a.pt"): "^set either run=DIRECTORY, or weights=FILE",
         (): "^set either run=DIRECTORY, or weights=FILE",
         ("weights=nowhere.pt",): "^there is no file nowhere.pt",

@@ -131,7 +131,7 @@ def test_errors_say_what_to_do(finished_run, tmp_path, monkeypatch):
     run, _ = finished_run("n=1")
     with pytest.raises(ValueError, match=r"net.h5 must end in one of .pt, .pth, .safetensors, "):
         export(run, tmp_path / "net.h5")
-    with pytest.raises(FileNotFoundError, match="nowhere is no "):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a run directory"):
         export(tmp_path / "nowhere", tmp_path / "net.pt")
     (run / "summary.json").rename(tmp_path / "summary.json")
     with pytest.raises(ValueError, match="is not finished: rerun the command"):

@@ -63,7 +63,8 @@ class ImageDataModule(LightningDataModule):
         self, make_batch: Callable[[Tensor, np.random.Generator, slice], Any]
     ) -> TrainingStream:
         """Return the training stream of this process, from its first iteration."""
-        assert self.batch_size is not None and self.iterations is not None, "made for evaluation"
+        assert self.batch_size is not None, "made for evaluation"
+        assert self.iterations is not None, "made for evaluation"
         return TrainingStream(
             make_batch,
             self.train_images,

@@ -284,6 +284,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from src.cli import run_entry_point as entry
+    from src.cli import run_entry_point
 
-    entry(main)
+    run_entry_point(main)

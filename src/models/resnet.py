@@ -130,7 +130,7 @@ def initialize_he(net: nn.Module, mode: Any) -> None:
     """
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode, nonlinearity="relu")
+            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
 
 
 def cifar_net(

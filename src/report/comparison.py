@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from src.runs.config_files import chosen_values
+from src.runs.config_files import chosen_values, flatten
 from src.runs.naming import identity_keys
 from src.tables import Row, read_csv
 
@@ -43,7 +43,7 @@ def comparison_key(config: Config, ignore: str) -> str:
     Returns:
         A letter and 11 hexadecimal digits: never read as a number from a CSV file.
     """
-    complete = identity_keys(config)
+    complete = identity_keys(chosen_values(config["choices"]) | flatten(config))
     kept = {key: value for key, value in sorted(complete.items()) if not re.fullmatch(ignore, key)}
     return "c" + hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:11]
 

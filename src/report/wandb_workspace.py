@@ -58,8 +58,8 @@ def save_workspace(project: str, entity: str | None) -> None:
     mode, reason = choose_mode()
     if mode != "online":
         print(
-            f"W&B is {mode} ({reason}): run python -m src.report --wandb again to save the workspace "
-            "once it is online"
+            f"W&B is {mode} ({reason}): run python -m src.report --wandb again to save the "
+            "workspace once it is online"
         )
         return
     try:

@@ -113,7 +113,9 @@ def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return the config in a config.yaml: renamed keys under their present names, and defaults for those it lacks.
+    """Return the config in a config.yaml, as the present code would have written it.
+
+    Renamed keys have their present names, and keys that it lacks have their defaults.
 
     Raises:
         ValueError: the file was written by version 0.1, or holds no config.

@@ -213,4 +213,4 @@ def test_lightning_tests_each_image_once(root):
     classifier = Classifier(net)
     data = imagenet(root, num_workers=1)
     Trainer(accelerator="cpu", **options).test(classifier, datamodule=data, verbose=False)
-    assert classifier.tested.images.item() == 6
+    assert classifier.eval_meter.images.item() == 6

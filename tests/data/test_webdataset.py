@@ -14,7 +14,7 @@ from conftest import ROOT
 from images_on_disk import encode, make_folders, random_image
 from PIL import Image
 
-from src.cli import entry
+from src.cli import run_entry_point
 from src.data import webdataset
 from src.data.image_folder import read_folders
 from src.data.image_reader import decode_image
@@ -179,7 +179,7 @@ def make_shards_as_command(folders, out, log):
     """Run the command in a process group of its own, as a shell does."""
     os.setsid()
     sys.stderr = log.open("w")
-    entry(lambda: make_shards(folders, out, workers=1, images_per_shard=1))
+    run_entry_point(lambda: make_shards(folders, out, workers=1, images_per_shard=1))
 
 
 def test_ctrl_c_ends_the_command_with_a_message_and_a_rerun_resumes_it(tmp_path):

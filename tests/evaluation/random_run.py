@@ -20,9 +20,9 @@ def random_run(run_dir, seed=0):
     net.fc.weight.data /= 10
     net = net.to(memory_format=torch.channels_last)
 
-    run_dir.plan()
+    run_dir.create()
     run_dir.last_checkpoint.parent.mkdir()
     state = {f"net.{name}": value for name, value in net.state_dict().items()}
     torch.save({"state_dict": state, "global_step": 8}, run_dir.last_checkpoint)
-    run_dir.finish({"iterations": 8})
+    run_dir.write_summary({"iterations": 8})
     return net

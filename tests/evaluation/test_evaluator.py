@@ -128,11 +128,11 @@ def test_a_finished_run_is_evaluated_by_another_protocol_without_training_again(
     train.run(multi_scale)
     assert multi_scale.finished
     for run_dir, protocol in ((ten_crop, "10crop"), (multi_scale, "multiscale")):
-        saved = run_dir.tested(protocol)
+        saved = run_dir.evaluation(protocol)
         assert (saved["protocol"], saved["images"]) == (protocol, 3)
-        assert f", by {protocol} {saved['test_error']:.2f}%" in train.in_words(run_dir)
+        assert f", {protocol} top-1 error {saved['test_error']:.2f}%" in run_dir.describe_results()
     again = evaluate([run_config(ten_crop)], CPU, "10crop", "title")
-    assert counts(again) == counts(ten_crop.tested("10crop"))
+    assert counts(again) == counts(ten_crop.evaluation("10crop"))
     names = sorted(path.name for path in center.path.glob("*.json"))
     assert names == ["10crop.json", "multiscale.json", "summary.json"]
 
@@ -173,7 +173,7 @@ def test_a_protocol_that_does_not_apply_to_the_data_is_refused(find):
         ValueError, match="10crop does not apply to these images: set protocol=center"
     ):
         evaluate([run_config(run_dir)], CPU, "10crop", "title")
-    with pytest.raises(ValueError, match="10crops is not one of center, 10crop, multiscale"):
+    with pytest.raises(ValueError, match="10crops does not apply to these images"):
         evaluate([run_config(run_dir)], CPU, "10crops", "title")
 
 

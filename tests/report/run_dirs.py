@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from src.report.comparison import CONF
+from src.runs.config_files import CONF
 from src.runs.run_dir import RunDir
 from src.tables import write_csv
 

@@ -39,7 +39,7 @@ def test_runs_are_grouped_by_keys_that_their_configs_have(find):
     assert [(key["section"], key["name"]) for key in runs["grouping"]] == [
         ("config", f"{name}.value") for name in ("data", "family", "depth", "shortcut")
     ]
-    assert set(GROUP_BY) <= flat_config(find("n=1").config, "residual", 8).keys()
+    assert set(GROUP_BY) <= flat_config(find("n=1").config, 8).keys()
 
 
 @pytest.fixture
@@ -47,15 +47,16 @@ def finished(find):
     run_dir = find("n=1", "model=plain")
     run_dir.path.mkdir(parents=True)
     for iteration in (10, 20, 30):
-        run_dir.log({"iteration": iteration, "lr": 0.1, "train/loss": 1 / iteration})
-    run_dir.finish({"depth": 8, "test_error": 12.5})
+        row = {"iteration": iteration, "lr": 0.1, "train/loss": 1 / iteration}
+        run_dir.append_metrics(list(row), row)
+    run_dir.write_summary({"depth": 8, "test_error": 12.5})
     return run_dir
 
 
 def test_a_run_sent_twice_is_one_run_of_one_series(finished, server):
     for _ in range(2):
-        send_runs([(finished, "plain")], "deep", None)
-    assert list(server.runs) == [run_id(finished.config)]
+        send_runs([finished], "deep", None)
+    assert list(server.runs) == [run_id(finished)]
     (run,) = server.runs.values()
     assert [(row["iteration"], row["_step"]) for row in run["history"]] == [
         (10, 0),
@@ -67,7 +68,7 @@ def test_a_run_sent_twice_is_one_run_of_one_series(finished, server):
 
 def test_a_run_sent_twice_offline_is_stored_once_with_its_results(finished):
     for _ in range(2):
-        send_runs([(finished, "plain")], "deep", None)
+        send_runs([finished], "deep", None)
     offline = OfflineRun(finished.path)
     assert offline.rows == finished.rows()
     assert offline.exit_codes == [0]
@@ -88,11 +89,11 @@ def test_a_workspace_that_is_saved_again_is_replaced(server, capsys):
 
 
 def test_a_workspace_that_cannot_be_saved_says_why(server, monkeypatch, capsys):
-    server.rejects_keys = True
+    server.refuses = True
     with pytest.raises(SystemExit, match="^W&B did not accept the workspace: "):
         save_workspace("deep", "us")
     wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", "offline")
     save_workspace("deep", "us")
     assert not server.views
-    assert capsys.readouterr().out.startswith("W&B is offline (as asked for): ")
+    assert capsys.readouterr().out.startswith("W&B is offline (as requested): ")

@@ -1,4 +1,4 @@
-"""Runs on several ranks, over gloo on the CPU: what must not depend on the world size, and a rank that hangs."""
+"""Runs on several ranks, over gloo: what must not depend on the world size, and lost ranks."""
 
 import io
 import os
@@ -6,6 +6,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import time
 from contextlib import redirect_stdout
 from datetime import timedelta
 from pathlib import Path
@@ -28,7 +29,7 @@ from torch.distributed import distributed_c10d
 
 from src import train
 from src.config import CONF, compose_config
-from src.evaluate import evaluate
+from src.evaluation.evaluator import evaluate
 from src.training.distributed import (
     LOST_PROCESS_TIMEOUT,
     START_TIMEOUT,
@@ -123,7 +124,7 @@ def train_until_killed(run_dir, iterations):
 
 
 class MeanColorNet(nn.Module):
-    """Twelve scores from an image's first pixel and mean color, so that each view scores differently."""
+    """Scores from the first pixel and the mean color, so that each view scores differently."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,18 +221,19 @@ def test_a_batch_that_the_ranks_cannot_share_is_an_error_before_anything_is_writ
 
 
 class HangOnRank1(Callback):
-    """Make rank 1 hang at iteration 5, and rank 0 wait for it for some seconds alone."""
+    """Make rank 1 hang in iteration 6, and rank 0 wait for it no longer than some seconds."""
 
-    def __init__(self, seconds: float, report: Path) -> None:
-        self.seconds, self.report = seconds, report
-
-    def on_train_start(self, trainer, *_):
-        distributed_c10d._set_pg_timeout(timedelta(seconds=self.seconds))
+    def __init__(self, pid_file: Path) -> None:
+        self.pid_file = pid_file
 
     def on_train_batch_start(self, trainer, *_):
         if trainer.global_step == 5 and trainer.global_rank == 1:
-            self.report.write_text(str(os.getpid()))
+            self.pid_file.write_text(str(os.getpid()))
             signal.pause()
+        elif trainer.global_step == 5:
+            while not self.pid_file.exists():
+                time.sleep(0.01)
+            distributed_c10d._set_pg_timeout(timedelta(seconds=3))
 
 
 def assert_ended_by_a_lost_process(last_line, run_dir):
@@ -244,7 +246,7 @@ def assert_ended_by_a_lost_process(last_line, run_dir):
 
 def test_a_rank_that_hangs_ends_the_run_with_a_message(find, tmp_path):
     run_dir, log = find(*TINY, *SHARED, "trainer.devices=2"), tmp_path / "log"
-    hang = HangOnRank1(3, tmp_path / "pid")
+    hang = HangOnRank1(tmp_path / "pid")
     first, second = start_ranks(run_dir, log, None, None, callbacks=[hang])
     assert first.wait() == 1
     second.kill()
@@ -266,7 +268,7 @@ def test_a_rank_that_hangs_is_killed_by_the_rank_that_started_it(find, tmp_path)
         "from test_distributed import HangOnRank1\n"
         "here = Path(sys.argv[1])\n"
         "run_dir = pickle.loads((here / 'run_dir').read_bytes())\n"
-        "run_entry_point(lambda: train.run(run_dir, [HangOnRank1(5, here / 'pid')]))\n"
+        "run_entry_point(lambda: train.run(run_dir, [HangOnRank1(here / 'pid')]))\n"
     )
     command = [sys.executable, str(script), str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -5,6 +5,7 @@ checkpoint; once the fault is gone, the same command ends bitwise identical to a
 """
 
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
@@ -144,8 +145,7 @@ def fill(directory: Path) -> Path:
     """Return a file that takes all the space there is."""
     path = directory / "filler"
     with open(path, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-        while True:
-            file.write(bytes(4096))
+        file.writelines(itertools.repeat(bytes(4096)))
     return path
 
 
@@ -191,8 +191,8 @@ def test_a_read_only_run_directory_ends_the_run(undisturbed, disk, attempts_on_d
 
 def removed(what: str) -> str:
     return (
-        f"{what} was removed or moved during the run: put it back and repeat the command to "
-        "resume, or remove what is left of RUN_DIR to start from scratch"
+        f"{what} was removed or moved during the run: put it back and repeat the command, "
+        "or remove what is left of RUN_DIR to start from scratch"
     )
 
 

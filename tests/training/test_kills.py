@@ -82,7 +82,7 @@ def resume_iteration(run_dir: RunDir) -> int:
 def test_a_run_killed_many_times_ends_bitwise_identical_to_an_undisturbed_one(
     find, tmp_path, request, record_property
 ):
-    """Kill in each phase at a random line, then in a random phase or at a random time, then at the end."""
+    """Kill at a random line of each phase, then of random ones or at any time, then at the end."""
     kills, log = request.config.getoption("--kills"), tmp_path / "log"
     rng = random.Random(0)
     overrides = [*OVERRIDES, "data.val_images=100", f"recipe.iterations={10 * kills + 5}"]

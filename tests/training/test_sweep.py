@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -199,10 +200,11 @@ class StartedSweep:
 
     def end(self, number: int) -> int:
         """Send a signal, wait for the end of all processes, and return the sweep's exit status."""
-        if number == signal.SIGINT:
-            os.killpg(self.process.pid, number)  # as a terminal does on Ctrl-C
-        else:
-            self.process.send_signal(number)
+        with suppress(ProcessLookupError):  # it may have finished by itself
+            if number == signal.SIGINT:
+                os.killpg(self.process.pid, number)  # as a terminal does on Ctrl-C
+            else:
+                self.process.send_signal(number)
         status = self.process.wait(TIMEOUT)
         wait_until(lambda: not processes_with(self.mark))
         return status
@@ -247,11 +249,11 @@ def metrics(output_dir: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.fault_injection("kill", "SIGKILL, SIGTERM or Ctrl-C to a sweep with its runs")
-def test_an_experiment_killed_many_times_ends_bitwise_identical_to_an_undisturbed_one(
+@pytest.mark.fault_injection("kill", "SIGKILL or Ctrl-C to a sweep with its runs")
+def test_an_experiment_that_is_killed_twice_ends_bitwise_identical_to_an_undisturbed_one(
     capsys, tmp_path, record_property
 ):
-    record_property("tried", 3)
+    record_property("tried", 2)
     overrides = ["experiment=digits_depth", *SHORT[1:], "n=1,2", "recipe.iterations=60"]
     done = call_here(capsys, *overrides, f"output_dir={tmp_path}/undisturbed")
     assert done.returncode == 0, done.stderr
@@ -265,7 +267,7 @@ def test_an_experiment_killed_many_times_ends_bitwise_identical_to_an_undisturbe
         files = metrics(killed).items()
         return sum(content.count(b"\n") for name, content in files if "metrics" in name)
 
-    kills = {signal.SIGKILL: 1, signal.SIGTERM: 5, signal.SIGINT: 15}
+    kills = {signal.SIGKILL: 1, signal.SIGINT: 10}
     for number, rows_before in kills.items():
         sweep = StartedSweep(command, tmp_path / "errors")
         wait_until(lambda at=rows_before: rows() >= at, sweep.process)

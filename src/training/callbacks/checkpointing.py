@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, Trainer
 
 from src.runs.run_dir import RunDir
+from src.tasks.classification import Classifier
 from src.training.callbacks.preemption import Preemption
 from src.training.intervals import Intervals
 
@@ -25,21 +26,14 @@ class Checkpointing(Callback):
         self.run_dir, self.intervals, self.preemption = run_dir, intervals, preemption
         self.previous_world_size: int | None = None
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
         """Save if it is time, unless an evaluation follows, which saves after it."""
-        iteration = batch_idx + 1
+        iteration = trainer.global_step
         due = self.preemption.agreed_signal or self.intervals.saves(iteration)
         if due and not self.intervals.evaluates(iteration):
             self._save(trainer)
 
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
         """Save after an evaluation."""
         self._save(trainer)
 
@@ -49,7 +43,7 @@ class Checkpointing(Callback):
         trainer.save_checkpoint(self.run_dir.last_checkpoint, weights_only=False)
 
     def on_save_checkpoint(
-        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]
     ) -> None:
         """Record which run, which images and how many processes the checkpoint comes from."""
         checkpoint["run"] = {
@@ -59,7 +53,7 @@ class Checkpointing(Callback):
         }
 
     def on_load_checkpoint(
-        self, trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]
     ) -> None:
         """Check that the checkpoint belongs to this run.
 

@@ -50,11 +50,9 @@ class Metrics(Callback):
             logged = [i for i in range(1, resumed_at + 1) if self.intervals.logs(i)]
             self.run_dir.check_rows(logged)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: Classifier, outputs: object, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
         """Measure the training metrics, if they are due."""
-        iteration = batch_idx + 1
+        iteration = trainer.global_step
         if self.intervals.logs(iteration):
             self._measure(trainer, module, iteration)
         if self.intervals.is_last(iteration):

@@ -29,16 +29,9 @@ class PreciseBN(Callback):
     def __init__(self, batches: int, intervals: Intervals, stopwatch: Stopwatch) -> None:
         self.batches, self.intervals, self.stopwatch = batches, intervals, stopwatch
 
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        module: Classifier,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
         """Recompute the statistics if this was the last iteration."""
-        if self.batches and self.intervals.is_last(batch_idx + 1):
+        if self.batches and self.intervals.is_last(trainer.global_step):
             with self.stopwatch.evaluating():
                 recompute_bn_statistics(trainer, module.net, self.batches)
 

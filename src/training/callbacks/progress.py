@@ -42,12 +42,10 @@ class Progress(Callback):
         before = self.checkpointing.previous_world_size
         return text if before in (None, world_size) else f"{text} (world size {before} before)"
 
-    def on_train_batch_end(
-        self, trainer: Trainer, module: Classifier, outputs: object, batch: object, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
         """Advance the bar, with the latest training error."""
         self.bar.update()
-        if self.metrics.intervals.logs(batch_idx + 1):
+        if self.metrics.intervals.logs(trainer.global_step):
             self.bar.set_postfix_str(
                 f"train {module.headline} {module.recent[module.headline]:.1f}%"
             )

@@ -12,10 +12,10 @@ from interruptible_run import start_ranks
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LambdaCallback
 from run_comparison import assert_same_run, load_checkpoint
-from src.data.workers import prefetch
 from test_kills import assert_identical_except_times
 
 from src import train
+from src.data.loader import prefetch
 from src.training import distributed
 from src.training.callbacks.preemption import SIGNALS
 
@@ -62,7 +62,7 @@ def undisturbed(tmp_path_factory):
 def test_a_run_that_receives_a_signal_saves_at_the_next_iteration_and_resumes_bit_exactly(
     find, undisturbed, tmp_path, capsys, hook, iterations, record_property
 ):
-    """Each signal in turn, at iterations that log, evaluate or save; a warm-up gives the schedule a state."""
+    """Each signal in turn; a warm-up gives the learning-rate schedule a state."""
     record_property("tried", len(iterations))
     overrides = [
         *TINY,
@@ -113,7 +113,7 @@ def test_a_signal_while_the_final_weights_are_evaluated_ends_the_run_at_once(
 @pytest.mark.fault_injection("stop", "a signal to one of two ranks")
 @pytest.mark.parametrize("interrupted_rank", [0, 1])
 def test_a_signal_to_one_rank_ends_all_at_the_same_iteration(find, tmp_path, interrupted_rank):
-    """Rank 0 has the exit status of the signal; rank 1 has 0, as a launcher would kill the others."""
+    """Rank 0 has the exit status of the signal; rank 1 has 0, or a launcher would kill rank 0."""
     overrides = [
         *TINY,
         "trainer.precision=32-true",
@@ -194,7 +194,7 @@ def test_processes_that_the_config_does_not_ask_for_are_an_error(
 
 @pytest.fixture
 def slurm_commands(tmp_path, monkeypatch):
-    """Put a squeue and an scontrol on the PATH; return the file of their calls and that of the state."""
+    """Put squeue and scontrol on the PATH; return the files of their calls and of the state."""
     calls, state = tmp_path / "calls", tmp_path / "state"
     for command, answer in (("squeue", f"cat {state}"), ("scontrol", "true")):
         script = tmp_path / command
