@@ -1,4 +1,4 @@
-"""Call entry points as a user does: in a process of its own, or in this one, which is much faster."""
+"""Call entry points as a user does: in a process of their own, or in this one, which is faster."""
 
 import subprocess
 import sys

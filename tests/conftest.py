@@ -35,7 +35,7 @@ compose_run = compose_config
 
 
 class Killed(BaseException):
-    """Stands for a signal where a run is stopped in this process; no `except Exception` catches it."""
+    """Stop a run in this process, as a signal would; no `except Exception` catches it."""
 
 
 class KillBefore(Callback):

@@ -22,7 +22,7 @@ KEY = "5ec7e7" * 7  # has the form of a key, but is nobody's
 
 
 def environment(directory: Path) -> dict[str, str]:
-    """Return the variables of a user with a key who wants nothing sent; all files are below `directory`."""
+    """Return the variables of a user with a key who wants nothing sent; all files are in here."""
     places = ("NETRC", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR")
     settings = {"WANDB_API_KEY": KEY, "WANDB_MODE": "offline", "WANDB_ERROR_REPORTING": "false"}
     interval = {"WANDB_X_FILE_STREAM_TRANSMIT_INTERVAL": "1"}  # seconds; 15 by default

@@ -13,7 +13,7 @@ def load_checkpoint(run_dir: RunDir) -> dict[str, Any]:
 
 
 def assert_same_run(one: RunDir, other: RunDir, iterations: int = 8) -> None:
-    """Assert that two finished runs have the same metrics, layer statistics, weights and training state."""
+    """Assert that two finished runs have the same CSV files, weights and training state."""
     assert one.metrics.read_bytes() == other.metrics.read_bytes()
     assert one.layers.read_bytes() == other.layers.read_bytes()
 

@@ -37,7 +37,7 @@ class Malice:
 
 @pytest.fixture
 def malice(tmp_path):
-    """An object that does harm when it is unpickled; after the test, that it did none is checked."""
+    """An object that does harm when unpickled; the end of the test checks that it did none."""
     harm = tmp_path / "harm"
     pickle.loads(pickle.dumps(Malice(harm)))
     harm.rmdir()

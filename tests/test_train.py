@@ -1,4 +1,4 @@
-"""A run as a whole: what it writes, that it is reproducible, and that it can be stopped anywhere."""
+"""What a run writes, that it is reproducible, and that it can be stopped anywhere."""
 
 import os
 import signal

@@ -292,7 +292,7 @@ def test_a_key_that_the_server_rejects_makes_the_run_offline(make, server, capfd
 
 
 def test_without_a_key_nobody_is_asked_for_one(server, monkeypatch):
-    """In a process with a terminal, at which wandb would ask; it is imported only when it is used."""
+    """In a process with a terminal, at which wandb would ask; wandb is imported when needed."""
     monkeypatch.delenv("WANDB_API_KEY")
     ours, theirs = pty.openpty()
     code = (
