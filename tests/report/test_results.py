@@ -7,9 +7,9 @@ from run_dirs import make_config, write_run
 
 from src.report.results import BY_DEPTH, CURVES, read_runs
 from src.report.results_table import results_table
+from src.tables import read_csv, write_csv
 from src.tasks.classification import Classifier
 from src.training.callbacks.metrics import metric_columns
-from src.tables import read_csv, write_csv
 
 
 def test_the_state_of_a_run_follows_from_its_files(tmp_path):

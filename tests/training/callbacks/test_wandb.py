@@ -91,7 +91,10 @@ def start_and_kill(run_dir, is_received=lambda: True):
             pass
         while process.poll() is None and not is_received():
             time.sleep(0.02)
-        process.communicate("\n")
+        # Not communicate: it waits until the surviving W&B process closes the pipe as well.
+        process.stdin.write("\n")
+        process.stdin.flush()
+        process.wait()
     assert process.returncode == -9
 
 
