@@ -97,6 +97,7 @@ def test_a_user_error_in_a_real_process_ends_it_with_status_1():
     assert result.stderr == f"{message}; --help lists all keys\n"
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection("bad input", "a mistyped word or an impossible value")
 def test_a_user_error_in_a_sweep_lets_the_other_runs_finish(tmp_path):
     """The sweep has keys under their old names, too."""

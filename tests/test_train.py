@@ -112,6 +112,7 @@ def test_a_run_directory_of_version_0_1_is_refused_by_all_commands(tiny, capsys,
         assert message in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection("processes", "two devices that share each batch and the test images")
 def test_two_devices_share_each_batch_and_the_test_images(find, tmp_path):
     """As a command, so that Lightning starts the second process; an odd number of test images."""

@@ -89,7 +89,7 @@ def test_a_workspace_that_is_saved_again_is_replaced(server, capsys):
 
 
 def test_a_workspace_that_cannot_be_saved_says_why(server, monkeypatch, capsys):
-    server.refuses = True
+    server.rejects_keys = True
     with pytest.raises(SystemExit, match="^W&B did not accept the workspace: "):
         save_workspace("deep", "us")
     wandb.teardown()

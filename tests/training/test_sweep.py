@@ -221,6 +221,7 @@ run_entry_point(Sweep([Job(run_dir, [])], ["cpu"], 1, wait_with_a_child).run)
 """
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_sweep_leaves_no_process_and_no_warning(find, tmp_path):
     """Ctrl-C, SIGTERM and SIGKILL, to three sweeps at once."""
     statuses = {signal.SIGINT: 130, signal.SIGTERM: -15, signal.SIGKILL: -9}

@@ -190,6 +190,7 @@ def test_no_key_code_or_measurement_of_the_machine_is_written(make, capsys):
     assert (out.count("\n"), err) == (1, "")
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_offline_is_one_series(make):
     run_dir = make()
     start_and_kill(run_dir)
@@ -204,6 +205,7 @@ def test_a_run_that_is_killed_and_resumed_offline_is_one_series(make):
     assert not [log for log in logs if "less than" in log]
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_online_is_one_series(make, server):
     run_dir = make()
     name = run_id(run_dir)
