@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # All that needs a GPU, in one run of at most ten minutes: the tests marked gpu, ResNet-20 by the paper's recipe, and
-# every measure of the benchmark:  experiments/gpu.sh [FOLDER] [OVERRIDES of src.train]
-# Writes into FOLDER (default: gpu). PYTHON names another interpreter.
+# every measure of the benchmark:  experiments/gpu.sh [DIRECTORY] [OVERRIDES of src.train]
+# Writes into DIRECTORY (default: gpu). PYTHON names another interpreter.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-gpu} overrides=("${@:2}") python=${PYTHON:-.venv/bin/python}

@@ -58,7 +58,7 @@ def export(run: Path, out: Path) -> None:
     if run_dir.summary is None:
         raise ValueError(f"{run} is not finished: rerun the command that started it to resume it")
 
-    # Imported only here, because it imports torch: the mistakes above are reported at once.
+    # Imported only here, because it imports torch: the errors above are reported at once.
     from src.evaluation.weights import INSTALL_EXPORT_PACKAGES
 
     missing = [name for name in PACKAGES.get(out.suffix, ()) if find_spec(name) is None]

@@ -16,6 +16,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "src" / "data" / "README.md",
     ROOT / "experiments" / "README.md",
+    ROOT / "experiments" / "gpu.sh",
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted((ROOT / "conf" / "experiment").glob("*.yaml")),
     *sorted((ROOT / "conf" / "model").glob("*.yaml")),
@@ -26,11 +27,10 @@ PLACEHOLDERS = {"DIRECTORY": "x", "NAME": "fig6", "FILE": "x", "N": "8"}
 def commands(page):
     """Yield the arguments of each `python -m src.MODULE ...`, after the module's name."""
     text = page.read_text().replace("\\\n", " ")
-    if (
-        page.suffix == ".yaml"
-    ):  # one comment, wrapped; a command ends at a ; or at the next word: of the header
+    if page.suffix == ".yaml":
+        # One wrapped comment; a command ends at a semicolon or at the next word of the header.
         text = re.sub(r"\n#\s*", " ", text)
-    for module, arguments in re.findall(r"python -m src\.([\w.]+)([^`\n;#|&]*)", text):
+    for module, arguments in re.findall(r"python\"? -m src\.([\w.]+)([^`\n;#|&]*)", text):
         if page.suffix == ".yaml":
             arguments = re.split(r", then|, and without| Cost:|\. ", arguments)[0]
         yield module, shlex.split(arguments.rstrip(" .,:)"))

@@ -44,7 +44,7 @@ def is_distributed(trainer: dict[str, Any]) -> bool:
         on_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda")
         count = torch.cuda.device_count() if on_gpu else 1
     else:
-        count = int(devices)
+        count = len(str(devices).split(",")) if "," in str(devices) else int(devices)
     return trainer["num_nodes"] > 1 or count > 1
 
 

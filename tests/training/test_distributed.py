@@ -287,6 +287,7 @@ def test_a_rank_that_hangs_is_killed_by_the_rank_that_started_it(find, tmp_path)
         ({"devices": "2"}, True),
         ({"devices": [0]}, False),
         ({"devices": [0, 3]}, True),
+        ({"devices": "0,3"}, True),
         ({"devices": 1, "num_nodes": 2}, True),
         ({"devices": "auto"}, True),
         ({"devices": -1, "accelerator": "gpu"}, True),
