@@ -12,11 +12,13 @@ from datetime import timedelta
 from typing import Any
 
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
 from torch.distributed.distributed_c10d import _set_pg_timeout
+
+from src.training.callbacks.base import RunCallback
 
 START_TIMEOUT = timedelta(
     minutes=10
@@ -48,7 +50,7 @@ def is_distributed(trainer: dict[str, Any]) -> bool:
     return trainer["num_nodes"] > 1 or count > 1
 
 
-class StartTimeout(Callback):
+class StartTimeout(RunCallback):
     """Waits no longer than `LOST_PROCESS_TIMEOUT` for a rank once all have started."""
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:

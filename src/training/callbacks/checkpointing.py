@@ -2,15 +2,16 @@
 
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
+from src.training.callbacks.base import RunCallback
 from src.training.callbacks.preemption import Preemption
 from src.training.intervals import Intervals
 
 
-class Checkpointing(Callback):
+class Checkpointing(RunCallback):
     """Save after evaluations, every `checkpoint_every` iterations, and when a signal ends the run.
 
     Comes last among the callbacks: everything that belongs to an iteration is written before its

@@ -5,15 +5,16 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
+from src.training.callbacks.base import RunCallback
 
 
-class LayerStats(Callback):
+class LayerStats(RunCallback):
     """Write layers.csv: a row for each layer at each evaluation."""
 
     def __init__(self, run_dir: RunDir) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
+from src.training.callbacks.base import RunCallback
 from src.training.callbacks.nan_guard import NaNGuard
 from src.training.intervals import Intervals
 
@@ -17,7 +18,7 @@ def metric_columns(metrics: Sequence[str]) -> list[str]:
     return ["iteration", "lr", *(f"{stage}/{metric}" for stage in STAGES for metric in metrics)]
 
 
-class Metrics(Callback):
+class Metrics(RunCallback):
     """Write a row at each logged iteration; at evaluations it has the errors of both splits.
 
     Training errors are those since the evaluation before, of augmented mini-batches while the

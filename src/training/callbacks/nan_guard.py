@@ -3,13 +3,14 @@
 import math
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
+from src.training.callbacks.base import RunCallback
 
 
-class NaNGuard(Callback):
+class NaNGuard(RunCallback):
     """Check the loss whenever it is measured, and the weights before each checkpoint."""
 
     def __init__(self, run_dir: RunDir) -> None:

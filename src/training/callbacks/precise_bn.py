@@ -7,17 +7,18 @@ update they are replaced by plain averages over many training batches with the f
 from collections.abc import Iterator
 
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from src.tasks.classification import Classifier
+from src.training.callbacks.base import RunCallback
 from src.training.callbacks.stopwatch import Stopwatch
 from src.training.intervals import Intervals
 
 
-class PreciseBN(Callback):
+class PreciseBN(RunCallback):
     """Recompute the statistics after the last iteration, before it is evaluated.
 
     Args:

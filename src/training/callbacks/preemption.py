@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from torch import distributed
 
 from src.runs.run_dir import RunDir
+from src.training.callbacks.base import RunCallback
 from src.training.distributed import LOST_PROCESS_TIMEOUT, disable_sigterm_broadcast, requeue
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -27,7 +28,7 @@ class Interrupted(SystemExit):
         self.where = where
 
 
-class Preemption(Callback):
+class Preemption(RunCallback):
     """Raise `Interrupted` at the iteration after a signal, on all ranks at the same one.
 
     `Checkpointing` saves in between, when it sees `agreed_signal`. While the final weights are

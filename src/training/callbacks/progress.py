@@ -1,15 +1,16 @@
 """Show how far a run is: a progress bar, a line at the start and one at each evaluation."""
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Trainer
 from tqdm import tqdm
 
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
+from src.training.callbacks.base import RunCallback
 from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.metrics import Metrics
 
 
-class Progress(Callback):
+class Progress(RunCallback):
     """Print what happens in a run; the bar is shown where the output is a terminal."""
 
     def __init__(self, run_dir: RunDir, metrics: Metrics, checkpointing: Checkpointing) -> None:

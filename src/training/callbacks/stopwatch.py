@@ -4,10 +4,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pytorch_lightning import Callback
+from src.training.callbacks.base import RunCallback
 
 
-class Stopwatch(Callback):
+class Stopwatch(RunCallback):
     """Comes first among the callbacks, so that what the others do counts to the right phase.
 
     Attributes:

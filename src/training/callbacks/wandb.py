@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.error import HTTPError, URLError
 from urllib.request import urlopen
 
-from pytorch_lightning import Callback
-
 from src.runs.config_files import flatten
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
+from src.training.callbacks.base import RunCallback
 
 if TYPE_CHECKING:
     import wandb
@@ -51,7 +50,7 @@ def flat_config(config: dict[str, Any], depth: int | None) -> dict[str, Any]:
     return flat | names | {"family": family(config), "depth": depth}
 
 
-class WandbRun(Callback):
+class WandbRun(RunCallback):
     """One W&B run for one run directory; a failure of W&B is reported and never ends the training.
 
     As a context manager it closes the W&B run, with the results and with the exit code of the
