@@ -15,7 +15,7 @@ test-all: .venv ## run all tests but the few that take over a minute each
 	$(python) -m pytest -n 2 -m "not very_slow"
 
 fault-injection: .venv ## put runs through kills, faults and bad input, and write the table of it (10 minutes)
-	$(python) -m pytest -m fault_injection --kills 30 --fault-injection experiments/fault_injection/results.csv
+	$(python) -m pytest -m fault_injection --kills=30 --fault-injection=experiments/fault_injection/results.csv
 	$(python) -m src.report --readme experiments/README.md
 
 lint: .venv ## check style, types and the dependencies between packages
