@@ -9,10 +9,10 @@ demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then
 	$(python) -m src.report demo/runs/digits -o demo
 
 test: .venv ## run the fast tests, offline
-	$(python) -m pytest -n 2
+	$(python) -m pytest -n 2 --dist loadgroup
 
 test-all: .venv ## run all tests but the few that take over a minute each
-	$(python) -m pytest -n 2 -m "not very_slow"
+	$(python) -m pytest -n 2 --dist loadgroup -m "not very_slow"
 
 fault-injection: .venv ## put runs through kills, faults and bad input, and write the table of it (10 minutes)
 	$(python) -m pytest -m fault_injection --kills=30 --fault-injection=experiments/fault_injection/results.csv

@@ -24,7 +24,8 @@ from train_and_wait import WAIT_AT
 
 from src.runs.run_dir import RunDir
 
-pytestmark = pytest.mark.slow
+# On one worker: jobs of two SLURMs have the same numbers, from which Lightning derives its port.
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
 
 ITERATIONS = 50
 RUN = [
