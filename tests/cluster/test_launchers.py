@@ -173,6 +173,7 @@ def job_state(cluster: dict[str, str], job: str) -> str:
     return ask(cluster, *command)
 
 
+@pytest.mark.very_slow  # next to other tests its job has not resumed within five minutes at times
 @pytest.mark.fault_injection(
     "machines", "a SLURM job of two ranks interrupted, first both, then one, and requeued"
 )
