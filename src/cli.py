@@ -41,9 +41,8 @@ RENAMED_VALUES = {
 def run_entry_point(main: Callable[[], None]) -> None:
     """Run a Hydra entry point; a user's error ends the process with a message."""
     show_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = (
-        "1"  # Hydra then raises errors instead of printing them its own way
-    )
+    # Hydra then raises errors instead of printing them its own way.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [rename_old_key(argument) for argument in sys.argv[1:]]
     try:
         main()

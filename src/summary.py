@@ -8,7 +8,6 @@ import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -24,9 +23,7 @@ from src.models.complexity import (
     count_parameters,
     receptive_field,
 )
-from src.tables import markdown_table, write_csv
-
-Row = dict[str, Any]
+from src.tables import Row, markdown_table, write_csv
 
 PAPER_COMPLEXITY = Path(__file__).with_name("report") / "paper_complexity.csv"
 PAPER_UNITS = {"parameters": 1e6, "multiply_adds": 1e9}  # the papers print millions and billions

@@ -55,9 +55,8 @@ def run_in_sweep(run_dir: RunDir) -> None:
     try:
         run(run_dir)
     except LockedError as error:
-        raise SystemExit(
-            str(error)
-        ) from error  # error.txt belongs to the process that has the lock
+        # Not recorded: error.txt belongs to the process that has the lock.
+        raise SystemExit(str(error)) from error
     except Exception as error:
         run_dir.write_error(format_error(error))
         raise

@@ -9,10 +9,8 @@ from src.benchmark.baselines import DEVICE, NATIVE, PRECISIONS, make_bare_step
 from src.benchmark.runner import Settings, Task, make_rows, run_rounds
 from src.tables import Row
 
-MEMORY_NETS = (
-    "resnet110",
-    "resnet1202",
-)  # those deep enough for activation checkpointing to matter
+# Those deep enough for activation checkpointing to matter.
+MEMORY_NETS = ("resnet110", "resnet1202")
 PROFILED_STEPS = 5
 OPERATIONS = 10  # that get a row of their own
 

@@ -84,9 +84,8 @@ class ResidualNet(nn.Module):
             ]
             self.add_module(name, nn.Sequential(*stage))
 
-        self.final: nn.Module = (
-            nn.Identity()
-        )  # pre-activation nets have a last batch norm and ReLU here
+        # Pre-activation nets have a last batch norm and ReLU here.
+        self.final: nn.Module = nn.Identity()
         self.fc = nn.Linear(channels, num_classes)
         initialize_he(self, init)
 

@@ -96,9 +96,8 @@ def _values_of(choices: dict[str, Any]) -> dict[str, Any]:
 def _trainer_defaults() -> dict[str, Any]:
     train = flatten(yaml.safe_load((CONF / "train.yaml").read_text()))
     defaults = {key: value for key, value in train.items() if key.startswith("trainer.")}
-    return defaults | {
-        "trainer.precision": "32-true"
-    }  # the default, `auto`, depends on the hardware
+    # The default, `auto`, depends on the hardware.
+    return defaults | {"trainer.precision": "32-true"}
 
 
 def without_implied_targets(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "numpy")
-MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_THRESHOLD = (
-    -1,
-    -3,
-)  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+# M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h
+MALLOC_TRIM_THRESHOLD, MALLOC_MMAP_THRESHOLD = -1, -3
 
 
 def versions() -> dict[str, str]:

@@ -20,10 +20,9 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from src.training.callbacks.base import RunCallback
 
-START_TIMEOUT = timedelta(
-    minutes=10
-)  # until all processes are there: imports may come from a slow disk
-LOST_PROCESS_TIMEOUT = timedelta(seconds=50)  # afterwards: a rank that does not answer is lost
+# Until all processes are there: their imports may come from a slow disk. Afterwards a rank that
+# does not answer is lost.
+START_TIMEOUT, LOST_PROCESS_TIMEOUT = timedelta(minutes=10), timedelta(seconds=50)
 
 
 def make_strategy(trainer: dict[str, Any]) -> str | Strategy:

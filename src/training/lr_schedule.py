@@ -124,8 +124,5 @@ class PlateauSchedule:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of `state_dict`."""
-        self.best, self.waited, self.reductions = (
-            state["best"],
-            state["waited"],
-            state["reductions"],
-        )
+        self.best, self.waited = state["best"], state["waited"]
+        self.reductions = state["reductions"]

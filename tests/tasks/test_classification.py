@@ -49,7 +49,7 @@ def test_metrics_are_the_mean_loss_and_percentages():
 
 
 class Listener:
-    """A schedule that collects the errors it is told."""
+    """A schedule that collects the errors it is given."""
 
     def __init__(self):
         self.train_errors, self.eval_errors = [], []

@@ -57,9 +57,8 @@ class Metrics(RunCallback):
         if self.intervals.logs(iteration):
             self._measure(trainer, module, iteration)
         if self.intervals.is_last(iteration):
-            trainer.should_stop = (
-                True  # Lightning then evaluates even if eval_every does not divide the iterations
-            )
+            # Lightning then evaluates even if eval_every does not divide the iterations.
+            trainer.should_stop = True
 
     def _measure(self, trainer: Trainer, module: Classifier, iteration: int) -> None:
         recent = module.recent_train_metrics()
@@ -69,9 +68,8 @@ class Metrics(RunCallback):
             self._write(trainer, module)
             return
         since_evaluation = module.pop_train_metrics()
-        del since_evaluation[
-            "loss"
-        ]  # the row's loss is that of the latest iterations, as in all rows
+        # The row's loss is that of the latest iterations, as in all rows.
+        del since_evaluation["loss"]
         self.row |= {f"train/{name}": value for name, value in since_evaluation.items()}
 
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:

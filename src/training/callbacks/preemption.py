@@ -57,9 +57,8 @@ class Preemption(RunCallback):
         self._install_handlers()
 
     def _install_handlers(self) -> None:
-        for number in (
-            SIGNALS
-        ):  # Lightning has installed its own by now, and later restores what was before it
+        # Lightning has installed its own by now, and later restores what was before it.
+        for number in SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, _: object) -> None:
