@@ -22,9 +22,8 @@ from src.tables import Row
 COLUMNS = "measure,net,subject,precision,value,unit,src.train / this,repeats".split(",")
 # A function of this package with its arguments; both must be picklable.
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
-Case = tuple[
-    str, str, str
-]  # net, subject (the implementation or setting that is measured), precision
+# Net, subject (the implementation or setting that is measured), precision.
+Case = tuple[str, str, str]
 
 
 @dataclass(frozen=True)

@@ -97,11 +97,15 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = self.branch(x)
         if self.downsample is not None:
             y = y + self.downsample(x)
         return F.relu(y)
+
+    def branch(self, x: Tensor) -> Tensor:
+        """Compute the two layers, without the shortcut and the last ReLU."""
+        y = F.relu(self.bn1(self.conv1(x)))
+        return self.bn2(self.conv2(y))
 
 
 class Bottleneck(nn.Module):

@@ -7,6 +7,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 
+def weighted_layers(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """Return the layers that count for the depth, from images to scores, without projections."""
+    layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    return {name: layer for name, layer in layers.items() if "downsample" not in name}
+
+
 def count_parameters(net: nn.Module) -> int:
     """Count the learned numbers of a net, those of batch norm included."""
     return sum(p.numel() for p in net.parameters())

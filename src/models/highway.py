@@ -73,9 +73,7 @@ class HighwayBlock(BasicBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        return F.relu(self.downsample(x, y))
+        return F.relu(self.downsample(x, self.branch(x)))
 
 
 def highway(

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from src.models.activation_checkpointing import checkpointed_forward
 from src.models.blocks import BasicBlock, Bottleneck, conv3x3, validate_shortcut
+from src.models.complexity import weighted_layers
 
 CIFAR_WIDTHS = (16, 32, 64)
 IMAGENET_WIDTHS = (64, 128, 256, 512)
@@ -112,8 +113,7 @@ class ResidualNet(nn.Module):
     @property
     def depth(self) -> int:
         """Number of layers with weights from image to scores; projections do not count."""
-        layers = [name for name, m in self.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-        return sum("downsample" not in name for name in layers)
+        return len(weighted_layers(self))
 
 
 def initialize_he(net: nn.Module, mode: Any) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from src.models.activation_checkpointing import checkpointed_forward
+from src.models.complexity import weighted_layers
 
 WIDTHS = (64, 128, 256, 512, 512)
 FC_WIDTH = 4096
@@ -114,7 +115,7 @@ class VGG(nn.Module):
     @property
     def depth(self) -> int:
         """Number of layers with weights from image to scores (Table 1)."""
-        return sum(isinstance(m, nn.Conv2d | nn.Linear) for m in self.modules())
+        return len(weighted_layers(self))
 
 
 def vgg(

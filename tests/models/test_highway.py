@@ -104,9 +104,8 @@ def test_blocks_start_near_the_identity():
     y = block(x)
     torch.testing.assert_close(y, x, rtol=0.1, atol=0.1)
     (gradient,) = torch.autograd.grad(y.sum(), x)
-    assert gradient.mean().item() == pytest.approx(
-        1, abs=0.1
-    )  # of the shortcut: the branch alone has almost none
+    # That of the shortcut: the branch alone has almost none.
+    assert gradient.mean().item() == pytest.approx(1, abs=0.1)
     set_gates(net, 0, 100)
     (gradient,) = torch.autograd.grad(block(x).sum(), x)
     assert gradient.mean().item() == pytest.approx(0, abs=0.1)  # batch norm makes the sum constant

@@ -9,6 +9,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from src.models.complexity import weighted_layers
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
 from src.training.callbacks.base import RunCallback
@@ -35,12 +36,6 @@ class LayerStats(RunCallback):
         self.measuring.close()  # there is no batch on a rank that could read none of its images
         if trainer.is_global_zero:
             self.run_dir.append_layers(trainer.global_step, self.gradients, self.responses)
-
-
-def weighted_layers(net: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
-    """Return the layers that count for the depth, from images to scores, without projections."""
-    layers = {name: m for name, m in net.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
-    return {name: layer for name, layer in layers.items() if "downsample" not in name}
 
 
 def gradient_norms(net: nn.Module) -> dict[str, float]:

@@ -231,9 +231,8 @@ def choose_mode() -> tuple[str, str]:
     if not server_answers(settings.base_url):
         return "offline", f"{settings.base_url} does not answer"
     try:
-        has_key = wandb.login(
-            prompt=False, verify=False
-        )  # wandb.init would ask at the terminal and wait
+        # wandb.init would ask at the terminal and wait.
+        has_key = wandb.login(prompt=False, verify=False)
     except Exception as error:
         return "offline", first_line(error)
     return ("online", "") if has_key else ("offline", "no API key: run wandb login")

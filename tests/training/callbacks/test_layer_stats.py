@@ -7,8 +7,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from src.models.complexity import weighted_layers
 from src.models.resnet import plain, resnet, resnet_imagenet
-from src.training.callbacks.layer_stats import gradient_norms, record_responses, weighted_layers
+from src.training.callbacks.layer_stats import gradient_norms, record_responses
 
 NETS = {
     "plain8": (lambda: plain(1, 10, "fan_in"), 7),
