@@ -38,6 +38,7 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
     from src.evaluation.evaluator import evaluate_run
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
     from src.training.distributed import is_rank_zero
+    from src.training.intervals import Intervals
     from src.training.trainer import fit
 
     with requeue_if_interrupted():
@@ -47,7 +48,8 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
                 print(f"{run_dir.path} finished: {run_dir.describe_results()}", flush=True)
         if not run_dir.evaluated_as_configured:
             config = run_dir.config
-            evaluate_run(run_dir, config["trainer"], config["protocol"], Preemption(run_dir))
+            preemption = Preemption(run_dir, Intervals.of(config))
+            evaluate_run(run_dir, config["trainer"], config["protocol"], preemption)
 
 
 def run_in_sweep(run_dir: RunDir) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from src.data.sampler import TrainingStream, rank_and_world_size
+from src.data.sampler import Batch, TrainingStream, rank_and_world_size
 
 
 class ImageDataModule(LightningDataModule):
@@ -58,6 +58,15 @@ class ImageDataModule(LightningDataModule):
                 f"protocol={protocol} does not apply to these images: "
                 f"set protocol={' or '.join(self.protocols)}"
             )
+
+    def augment(self, *batch: Tensor) -> Batch:
+        """Return images float32 [N, 3, H, W] and labels [N] of a training batch on its device.
+
+        The LightningModule calls this as part of its training step, so that a captured step
+        contains it. By default the batch is complete already.
+        """
+        images, labels = batch
+        return images, labels
 
     def training_stream(
         self, make_batch: Callable[[Tensor, np.random.Generator, slice], Any]

@@ -4,6 +4,7 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from src.data.sampler import (
 from src.data.transforms import CropParams, crop_and_flip, nchw, normalize, random_crop_params
 
 TEST_BATCH = 500  # images of a process
+GPU_TEST_BATCH = 5000  # smaller ones leave most of a GPU idle
 
 
 class ImagesInMemory(ImageDataModule):
@@ -105,20 +107,30 @@ class ImagesInMemory(ImageDataModule):
         return mean.double().mean((0, 1)).float(), std
 
     def train_dataloader(self) -> TrainingStream:
-        """Return the training stream from its first iteration."""
-        images, labels, mean, std = self._on_device("train")
+        """Return the training stream from its first iteration; `augment` completes its batches.
 
-        def make_batch(indices: Tensor, rng: np.random.Generator, rank_slice: slice) -> Batch:
+        A batch is one tensor, int64 [4, N]: the index of each image, its crop and its flip.
+        """
+        self.train_split = images, *_ = self._on_device("train")
+
+        def make_batch(
+            indices: Tensor, rng: np.random.Generator, rank_slice: slice
+        ) -> tuple[Tensor]:
             params = random_crop_params(rng, len(indices), self.padding, self.flip)
             choices = torch.stack([indices, *params])[:, rank_slice]
-            # One copy to the device for all four.
-            indices, top, left, flip = choices.to(images.device, non_blocking=True)
-            # The paper does not state the order: normalized first, the padding is the mean color.
-            batch = normalize(images.index_select(0, indices), mean, std)
-            batch = crop_and_flip(batch, CropParams(top, left, flip.bool()), self.padding)
-            return nchw(batch), labels.index_select(0, indices)
+            # One small copy for all four; the images are on the device already.
+            return (choices.to(images.device, non_blocking=True),)
 
         return self.training_stream(make_batch)
+
+    def augment(self, *batch: Tensor) -> Batch:
+        """Return the images float32 [N, 3, H, W] and labels [N] that a training batch chooses."""
+        images, labels, mean, std = self.train_split
+        indices, top, left, flip = batch[0]
+        # The paper does not state the order: normalized first, the padding is the mean color.
+        chosen = normalize(images.index_select(0, indices), mean, std)
+        chosen = crop_and_flip(chosen, CropParams(top, left, flip.bool()), self.padding)
+        return nchw(chosen), labels.index_select(0, indices)
 
     def val_dataloader(self) -> "InMemoryEvalLoader":
         """Return the held-out images, or the test images if none are held out."""
@@ -128,7 +140,7 @@ class ImagesInMemory(ImageDataModule):
         """Return the test images."""
         return self._eval_loader("test")
 
-    def transfer_batch_to_device(self, batch: Batch, *_: object) -> Batch:
+    def transfer_batch_to_device(self, batch: Any, *_: object) -> Any:
         """Return the batch, which is on the device already."""
         return batch
 
@@ -178,11 +190,12 @@ class InMemoryEvalLoader:
         check_enough_images(len(images), world_size)
         self.images, self.labels = images[rank::world_size], labels[rank::world_size]
         self.mean, self.std = mean, std
+        self.batch_size = GPU_TEST_BATCH if images.is_cuda else TEST_BATCH
 
     def __len__(self) -> int:
-        return math.ceil(len(self.images) / TEST_BATCH)
+        return math.ceil(len(self.images) / self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = zip(self.images.split(TEST_BATCH), self.labels.split(TEST_BATCH), strict=True)
-        for images, labels in batches:
+        size = self.batch_size
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
             yield nchw(normalize(images, self.mean, self.std)), labels

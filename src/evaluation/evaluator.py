@@ -18,8 +18,8 @@ from src.runs.config_files import check_targets
 from src.runs.environment import git_commit, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
-from src.training.distributed import is_rank_zero
-from src.training.precision import device_name
+from src.training.distributed import cluster_environment, is_rank_zero
+from src.training.precision import device_name, forbid_tf32
 
 
 def evaluate_run(
@@ -110,6 +110,7 @@ def evaluate(
     views = TestViews(data, protocol)
     classifier = Classifier(Ensemble(members))
     precision = trainer_config["precision"] or "32-true"
+    forbid_tf32(precision)
 
     # Lightning's own progress bar counts batches; ours counts images.
     images = len(data.test_labels)
@@ -119,6 +120,7 @@ def evaluate(
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
+            plugins=[cluster_environment()],
             callbacks=[ImageProgress(bar), *callbacks],
         )
         start = time.perf_counter()

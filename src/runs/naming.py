@@ -11,7 +11,7 @@ from src.runs.config_files import chosen_values, flatten
 EXECUTION_KEYS = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)"
     r"|data\.(root|download|num_workers)|logger.*|output_dir"
-    r"|activation_checkpointing|compile|protocol|sweep\..*|choices\..*|n"
+    r"|activation_checkpointing|checkpoint_seconds|compile|protocol|sweep\..*|choices\..*|n"
 )
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+Batch = tuple[Tensor, Tensor]  # images [N, 3, H, W] and labels [N]
 Metrics = dict[str, float]
 Sums = tuple[float, int, int, int]  # loss, top-1 errors, top-5 errors, images
 SUMS = ("loss", "hits", "images")
@@ -83,6 +85,8 @@ class Classifier(LightningModule):
         net: gives scores [N, classes].
         optimizer: makes an optimizer from parameters and a first learning rate.
         schedule: gives the learning rate of each iteration.
+        augment: turns the tensors of a training batch, as the loader yields it, into images and
+            labels. It is part of the training step.
 
     Attributes:
         metrics: the names of the task's metrics, as they are in metrics.csv after `train/`, `val/`
@@ -107,8 +111,10 @@ class Classifier(LightningModule):
         net: nn.Module,
         optimizer: Callable[..., Optimizer] | None = None,
         schedule: Schedule | None = None,
+        augment: Callable[..., Batch] = lambda images, labels: (images, labels),
     ) -> None:
         super().__init__()
+        self.augment = augment
         self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if optimizer and schedule:  # without them a net can only be evaluated
             self.make_optimizer, self.schedule = optimizer, schedule
@@ -137,9 +143,12 @@ class Classifier(LightningModule):
             self.set_lr(lr)
 
     def set_lr(self, lr: float) -> None:
-        """Give the optimizer a new learning rate."""
+        """Give the optimizer a new learning rate, rounded to float32.
+
+        A captured step reads it from a float32 tensor, and both must do the same arithmetic.
+        """
         for group in self.trainer.optimizers[0].param_groups:
-            group["lr"] = lr
+            group["lr"] = float(np.float32(lr))
 
     def on_validation_start(self) -> None:
         """Give all ranks the batch norm statistics of rank 0, which a checkpoint saves.
@@ -154,19 +163,19 @@ class Classifier(LightningModule):
     def on_validation_model_zero_grad(self) -> None:
         """Keep the gradients: LayerStats measures them, and a captured step owns their memory."""
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor | None:
+    def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor | None:
         """Return the loss of a batch."""
-        return self.measure(self.train_meter, batch)
+        return self.measure(self.train_meter, self.augment(*batch))
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+    def validation_step(self, batch: Batch, _: int) -> None:
         """Evaluate a batch."""
         self.measure(self.eval_meter, batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+    def test_step(self, batch: Batch, _: int) -> None:
         """Evaluate a batch."""
         self.measure(self.eval_meter, batch)
 
-    def measure(self, meter: ErrorMeter, batch: tuple[Tensor, Tensor]) -> Tensor:
+    def measure(self, meter: ErrorMeter, batch: Batch) -> Tensor:
         """Return the loss of a batch, and add its errors to a meter."""
         images, labels = batch
         logits = self.net(images)
@@ -219,6 +228,8 @@ class Classifier(LightningModule):
             "sums": sums,
             "last_sums": self.last_sums,
         }
+        for group in checkpoint["optimizer_states"][0]["param_groups"]:
+            group["lr"] = self.lr  # not rounded to float32, and a number also for a captured step
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what `on_save_checkpoint` saved, also for another world size."""

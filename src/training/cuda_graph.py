@@ -4,38 +4,61 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pytorch_lightning import Trainer
+from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from src.tasks.classification import Classifier
 
-MODES = ("auto", "none", "cudagraph", "inductor")
+MODES = ("auto", "none", "cudagraph", "inductor", "inductor+cudagraph")
 
 
-def resolve_compile(
-    mode: str, device: torch.device, world_size: int, activation_checkpointing: bool = False
-) -> str:
+def resolve_compile(mode: str, trainer: Trainer, activation_checkpointing: bool = False) -> str:
     """Replace `auto` by `cudagraph` on one GPU and by `none` elsewhere; keep other modes.
+
+    A setting that a captured step would ignore replaces every mode by `none`, with a message.
 
     Raises:
         ValueError: the mode is unknown, or cannot be combined with the other values.
     """
+    device, world_size = trainer.strategy.root_device.type, trainer.world_size
     if mode not in MODES:
         raise ValueError(f"compile={mode} is not one of {', '.join(MODES)}")
-    if mode == "auto":
-        return "cudagraph" if device.type == "cuda" and world_size == 1 else "none"
-    if mode == "cudagraph" and device.type != "cuda":
-        raise ValueError(f"compile=cudagraph needs a GPU, not {device.type}: set compile=auto")
-    if mode != "none" and world_size > 1:
+    if "cudagraph" in mode and device != "cuda":
+        raise ValueError(f"compile={mode} needs a GPU, not {device}: set compile=auto")
+    if mode not in ("auto", "none") and world_size > 1:
         raise ValueError(
             f"compile={mode} is for one device, the world size is {world_size}: set compile=auto"
         )
-    if mode == "inductor" and activation_checkpointing:
+    if "inductor" in mode and activation_checkpointing:
         raise ValueError(
-            "compile=inductor and activation_checkpointing=true exclude each other: "
-            "set compile=auto"
+            f"compile={mode} and activation_checkpointing=true exclude each other: set compile=auto"
         )
+    if mode == "auto":
+        mode = "cudagraph" if device == "cuda" and world_size == 1 else "none"
+    ignored = ignored_settings(trainer)
+    if ignored and mode != "none":
+        print(f"compile=none instead of {mode}, which would ignore {', '.join(ignored)}")
+        return "none"
     return mode
+
+
+def ignored_settings(trainer: Trainer) -> list[str]:
+    """Return the settings that Lightning applies around its own backward pass and update alone."""
+    settings = {
+        f"trainer.gradient_clip_val={trainer.gradient_clip_val}": trainer.gradient_clip_val,
+        f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}": (
+            trainer.accumulate_grad_batches > 1
+        ),
+        # Gradients in half precision vanish unless the loss is scaled.
+        f"trainer.precision={trainer.precision}": trainer.precision == "16-mixed",
+        # DDP reduces the gradients in its own backward pass, also in the only process.
+        f"trainer.strategy={type(trainer.strategy).__name__}": not isinstance(
+            trainer.strategy, SingleDeviceStrategy
+        ),
+    }
+    return [setting for setting, is_ignored in settings.items() if is_ignored]
 
 
 class CUDAGraphStep:
@@ -63,7 +86,11 @@ class CUDAGraphStep:
 
         if self.calls == self.EAGER_CALLS + 1:
             self.batch = [tensor.clone() for tensor in batch]
-            with torch.cuda.graph(self.graph, stream=self.stream):
+            # By default a capture forbids CUDA calls in all threads, and the thread that copies
+            # the loader's batches into pinned memory makes some.
+            with torch.cuda.graph(
+                self.graph, stream=self.stream, capture_error_mode="thread_local"
+            ):
                 self.step(*self.batch)
         for own, given in zip(self.batch, batch, strict=True):
             assert own.shape == given.shape, (own.shape, given.shape)
@@ -72,10 +99,18 @@ class CUDAGraphStep:
 
 
 class CapturedStepClassifier(Classifier):
-    """A Classifier whose training step does everything: forward, backward, update and counting.
+    """A Classifier whose training step does everything from augmentation to update and counting.
 
-    On a GPU that is one CUDA graph. The arithmetic and the checkpoints are those of the Classifier.
+    The arithmetic and the checkpoints are those of the Classifier.
+
+    Args:
+        arguments: those of the Classifier.
+        use_graph: whether the step is one CUDA graph.
     """
+
+    def __init__(self, *arguments: Any, use_graph: bool) -> None:
+        super().__init__(*arguments)
+        self.use_graph = use_graph
 
     def on_train_start(self) -> None:
         """Move the learning rate into memory, where a graph reads it."""
@@ -84,11 +119,11 @@ class CapturedStepClassifier(Classifier):
         self.optimizer = optimizer
         for group in self.optimizer.param_groups:
             group["lr"] = torch.tensor(float(group["lr"]), device=self.device)
-        self.step = CUDAGraphStep(self.full_step) if self.device.type == "cuda" else self.full_step
+        self.step = CUDAGraphStep(self.full_step) if self.use_graph else self.full_step
 
-    def full_step(self, images: Tensor, labels: Tensor) -> None:
-        """Train on a batch."""
-        loss = self.measure(self.train_meter, (images, labels))
+    def full_step(self, *batch: Tensor) -> None:
+        """Train on a batch as the loader yields it."""
+        loss = self.measure(self.train_meter, self.augment(*batch))
         with torch.autocast(self.device.type, enabled=False):
             self.optimizer.zero_grad()
             loss.backward()
@@ -99,7 +134,7 @@ class CapturedStepClassifier(Classifier):
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
 
-    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> None:
+    def training_step(self, batch: tuple[Tensor, ...], _: int) -> None:
         """Train on a batch; no loss is returned, so Lightning runs no backward pass of its own."""
         self.step(*batch)
 
@@ -122,9 +157,3 @@ class CapturedStepClassifier(Classifier):
     def test_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Evaluate a batch without compiled code."""
         super().test_step(batch, index)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the learning rate as a number, as an uncaptured step does."""
-        super().on_save_checkpoint(checkpoint)
-        for group in checkpoint["optimizer_states"][0]["param_groups"]:
-            group["lr"] = self.lr

@@ -3,6 +3,7 @@
 Every use of a private API of Lightning or PyTorch is gathered here, each with its reason.
 """
 
+import math
 import os
 import re
 import subprocess
@@ -13,12 +14,19 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Trainer
-from pytorch_lightning.plugins.environments import SLURMEnvironment
+from pytorch_lightning.plugins.environments import (
+    ClusterEnvironment,
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
-from torch.distributed.distributed_c10d import _set_pg_timeout
+from torch import distributed
+from torch.distributed.distributed_c10d import _abort_process_group, _set_pg_timeout
 
 from src.training.callbacks.base import RunCallback
+from src.training.devices import count_devices
 
 # Until all processes are there: their imports may come from a slow disk. Afterwards a rank that
 # does not answer is lost.
@@ -38,27 +46,46 @@ def make_strategy(trainer: dict[str, Any]) -> str | Strategy:
 
 def is_distributed(trainer: dict[str, Any]) -> bool:
     """Return whether the `trainer` node of a config asks for more than one process."""
-    devices = trainer["devices"]
-    if isinstance(devices, list):
-        count = len(devices)
-    elif devices in ("auto", -1, "-1"):
+    count = count_devices(trainer["devices"])
+    if math.isinf(count):
         on_gpu = trainer["accelerator"] in ("auto", "gpu", "cuda")
         count = torch.cuda.device_count() if on_gpu else 1
-    else:
-        count = len(str(devices).split(",")) if "," in str(devices) else int(devices)
     return trainer["num_nodes"] > 1 or count > 1
 
 
-class StartTimeout(RunCallback):
+class LostProcessTimeout(RunCallback):
     """Waits no longer than `LOST_PROCESS_TIMEOUT` for a rank once all have started."""
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
-        """Shorten the timeout of the process group.
+        """Shorten the timeout of the process group, unless it is NCCL's.
 
-        PyTorch has no public function that changes the timeout of an existing group.
+        When NCCL's time is over, it kills this process without a message. It keeps the long
+        timeout, and the gloo group of `Preemption` finds a lost rank first.
         """
-        if trainer.world_size > 1:
-            _set_pg_timeout(LOST_PROCESS_TIMEOUT)
+        set_gloo_timeout(trainer, LOST_PROCESS_TIMEOUT)
+
+
+def set_gloo_timeout(trainer: Trainer, timeout: timedelta) -> None:
+    """Set how long the operations that follow wait for the other ranks, if they use gloo.
+
+    PyTorch has no public function that changes the timeout of an existing group.
+    """
+    if trainer.world_size > 1 and distributed.get_backend() == "gloo":
+        _set_pg_timeout(timeout)
+
+
+@contextmanager
+def rank_zero_works(trainer: Trainer) -> Iterator[None]:
+    """Wait long at the barrier at which the block ends: rank 0 does something slow alone."""
+    set_gloo_timeout(trainer, START_TIMEOUT)
+    yield
+    set_gloo_timeout(trainer, LOST_PROCESS_TIMEOUT)
+
+
+def abort_nccl() -> None:
+    """End what waits for a lost rank on the GPU, without which this process could not unwind."""
+    if distributed.get_backend() == "nccl":
+        _abort_process_group()
 
 
 def disable_sigterm_broadcast(trainer: Trainer) -> None:
@@ -94,14 +121,19 @@ def report_lost_process(trainer: Trainer) -> Iterator[None]:
         ) from error
 
 
-def slurm_plugins() -> list[SLURMEnvironment]:
-    """Return what Lightning needs inside a SLURM job; requeueing is left to `requeue`.
+def cluster_environment() -> ClusterEnvironment:
+    """Return who started the processes of this run, for Lightning's Trainer.
+
+    Left to itself, Lightning would also ask mpi4py where that is installed, which can hang
+    (Lightning issue 20049), and requeue SLURM's jobs, which `requeue` does.
 
     Raises:
-        ValueError: the job has several tasks, and this process is not one of them.
+        ValueError: the SLURM job has several tasks, and this process is not one of them.
     """
-    if started_by_torchrun() or not SLURMEnvironment.detect():
-        return []
+    if started_by_torchrun():
+        return TorchElasticEnvironment()
+    if not SLURMEnvironment.detect():
+        return LightningEnvironment()
     if int(os.environ["SLURM_NTASKS"]) > 1:
         if "SLURM_STEP_ID" not in os.environ:
             raise ValueError(
@@ -109,7 +141,7 @@ def slurm_plugins() -> list[SLURMEnvironment]:
             )
         if "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise ValueError("pass --nodes and --ntasks-per-node to sbatch or srun, not --ntasks")
-    return [SLURMEnvironment(auto_requeue=False)]
+    return SLURMEnvironment(auto_requeue=False)
 
 
 def check_world_size(trainer: Trainer) -> None:

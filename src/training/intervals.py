@@ -10,18 +10,21 @@ class Intervals(NamedTuple):
         iterations: length of the run.
         log_every: iterations between two rows of training metrics.
         eval_every: iterations between two evaluations.
-        checkpoint_every: iterations between two checkpoints.
+        checkpoint_every: iterations between two occasions to save a checkpoint.
+        checkpoint_seconds: the least time between two checkpoints.
     """
 
     iterations: int
     log_every: int
     eval_every: int
     checkpoint_every: int
+    checkpoint_seconds: float
 
     @classmethod
-    def of(cls, recipe: dict[str, Any]) -> Self:
-        """Return the intervals of a recipe."""
-        return cls(*(recipe[name] for name in cls._fields))
+    def of(cls, config: dict[str, Any]) -> Self:
+        """Return the intervals of a run's config."""
+        values = config["recipe"] | config
+        return cls(*(values[name] for name in cls._fields))
 
     def is_last(self, iteration: int) -> bool:
         """Return whether this is the last iteration."""
@@ -35,6 +38,6 @@ class Intervals(NamedTuple):
         """Return whether this iteration gets a row in metrics.csv."""
         return iteration % self.log_every == 0 or self.evaluates(iteration)
 
-    def saves(self, iteration: int) -> bool:
-        """Return whether a checkpoint is due; one follows each evaluation as well."""
-        return iteration % self.checkpoint_every == 0
+    def may_save(self, iteration: int) -> bool:
+        """Return whether a checkpoint may be saved after this iteration and its evaluation."""
+        return iteration % self.checkpoint_every == 0 or self.evaluates(iteration)

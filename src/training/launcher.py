@@ -6,6 +6,7 @@ This module is imported at every start and must not import torch.
 import sys
 from abc import abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 
 from hydra.core.config_store import ConfigStore
@@ -17,7 +18,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from src.runs.run_dir import RunDir
-from src.training.sweep import Job, Sweep, find_slots
+from src.training.devices import find_slots
+from src.training.mps import mps_daemon
+from src.training.sweep import Sweep
+from src.training.sweep_job import Job
 
 # Hydra accepts launchers from its `hydra_plugins` package alone, so a launcher takes a name in it.
 PLUGIN_MODULE = "hydra_plugins.deep_residual"
@@ -64,7 +68,11 @@ class SweepLauncher(Launcher):
 
         trainer, sweep = jobs[0].run_dir.config["trainer"], jobs[0].run_dir.config["sweep"]
         slots, threads = find_slots(trainer["accelerator"], sweep["jobs_per_device"])
-        Sweep(jobs, slots, threads, self.run).run()
+        mps: AbstractContextManager[dict[str, str]] = (
+            mps_daemon(slots) if sweep["mps"] else nullcontext({})
+        )
+        with mps as environment:
+            Sweep(jobs, slots, threads, self.run, environment).run()
         return [
             JobReturn(overrides, config, config.hydra, status=JobStatus.COMPLETED)
             for overrides, config in zip(job_overrides, configs, strict=True)

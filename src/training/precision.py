@@ -29,6 +29,17 @@ def _cpu_has_bf16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_tile"))
 
 
+def forbid_tf32(precision: str) -> None:
+    """Make `32-true` mean float32 on a GPU, where cuDNN rounds the factors to 11 bits by default.
+
+    Call it before the first convolution. Both flags are older than PyTorch's `fp32_precision`, and
+    the two interfaces must not be mixed.
+    """
+    if precision == "32-true":
+        torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
 def device_name(device: torch.device) -> str:
     """Return the name of a device for result rows, as `NVIDIA H200` or `AMD EPYC, 2 cores`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()

@@ -4,14 +4,16 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback, Trainer, seed_everything
+from torch import Tensor
 
 from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import count_multiply_adds, count_parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
-from src.tasks.classification import Classifier
+from src.tasks.classification import Batch, Classifier
 from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.layer_stats import LayerStats
 from src.training.callbacks.metrics import Metrics
@@ -24,15 +26,15 @@ from src.training.callbacks.wandb import WandbRun
 from src.training.checkpoint_io import VerifiedCheckpointIO, latest_valid_checkpoint
 from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
 from src.training.distributed import (
-    StartTimeout,
+    LostProcessTimeout,
     check_world_size,
+    cluster_environment,
     is_rank_zero,
     make_strategy,
     report_lost_process,
-    slurm_plugins,
 )
 from src.training.intervals import Intervals
-from src.training.precision import device_name
+from src.training.precision import device_name, forbid_tf32
 
 
 class RunCallbacks:
@@ -40,9 +42,9 @@ class RunCallbacks:
 
     def __init__(self, run_dir: RunDir, split: str) -> None:
         config = run_dir.config
-        intervals = Intervals.of(config["recipe"])
+        intervals = Intervals.of(config)
         batches = config["recipe"]["precise_bn_batches"]
-        preemption, nan_guard = Preemption(run_dir), NaNGuard(run_dir)
+        preemption, nan_guard = Preemption(run_dir, intervals), NaNGuard(run_dir)
         checkpointing = Checkpointing(run_dir, intervals, preemption)
         self.stopwatch = Stopwatch()
         self.metrics = Metrics(run_dir, intervals, split, nan_guard)
@@ -50,7 +52,7 @@ class RunCallbacks:
         self.ordered = [
             self.stopwatch,
             preemption,
-            StartTimeout(),
+            LostProcessTimeout(),
             self.metrics,
             PreciseBN(batches, intervals, self.stopwatch),
             LayerStats(run_dir),
@@ -113,6 +115,10 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
             what it asks for.
     """
     recipe, options = config["recipe"], config["trainer"]
+    forbid_tf32(options["precision"])
+    if options["deterministic"]:
+        # Deterministic algorithms write every result themselves; this would only cost time.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     trainer = Trainer(
         **options | {"strategy": make_strategy(options)},
         max_steps=recipe["iterations"],
@@ -121,7 +127,7 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
         num_sanity_val_steps=0,
         benchmark=not options["deterministic"],
         callbacks=[*callbacks],
-        plugins=[VerifiedCheckpointIO(), *slurm_plugins()],
+        plugins=[VerifiedCheckpointIO(), cluster_environment()],
         use_distributed_sampler=False,  # the data share out batches themselves
         logger=False,
         enable_checkpointing=False,
@@ -143,24 +149,25 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDa
         ValueError: a value that the net, the recipe or the data cannot have.
     """
     recipe, seed = config["recipe"], config["seed"]
-    mode = resolve_compile(
-        config["compile"],
-        trainer.strategy.root_device,
-        trainer.world_size,
-        config["activation_checkpointing"],
-    )
+    mode = resolve_compile(config["compile"], trainer, config["activation_checkpointing"])
     seed_everything(seed, verbose=False)
     net = instantiate(config["model"], _convert_="all")
     net.activation_checkpointing = config["activation_checkpointing"]
-    if mode == "inductor":
+    if "inductor" in mode:
         net.compile()
     n, iterations = config["model"].get("n"), recipe["iterations"]
     schedule = instantiate(recipe["schedule"], n=n, iterations=iterations, _convert_="all")
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
     data = instantiate(config["data"], **stream, _convert_="all")
     data.check_protocol(config["protocol"])
-    module = Classifier if mode == "none" else CapturedStepClassifier
-    return module(net, instantiate(recipe["optimizer"]), schedule), data
+
+    def augment(*batch: Tensor) -> Batch:
+        return trainer.precision_plugin.convert_input(data.augment(*batch))
+
+    arguments = net, instantiate(recipe["optimizer"]), schedule, augment
+    if mode == "none":
+        return Classifier(*arguments), data
+    return CapturedStepClassifier(*arguments, use_graph="cudagraph" in mode), data
 
 
 def describe_run(

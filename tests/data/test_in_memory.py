@@ -72,7 +72,7 @@ def test_evaluation_sees_each_image_once_in_order(val_images):
 
 def test_training_batches_are_normalized_images_with_their_labels():
     data = digits(padding=0)
-    images, labels = data.train_dataloader().batch(0)
+    images, labels = data.augment(*data.train_dataloader().batch(0))
     assert images.shape == (128, 3, 8, 8)
     assert images.is_contiguous(memory_format=torch.channels_last)
     indices = data.train_dataloader().indices(0)

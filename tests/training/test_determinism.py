@@ -77,6 +77,6 @@ def test_the_same_command_in_new_processes_is_bit_exact(find, tmp_path, accelera
             *(momentum["momentum_buffer"] for momentum in momenta),
         ]
         files = [run_dir.metrics.read_bytes(), run_dir.layers.read_bytes()]
-        results.append([*files, *(tensor.numpy().tobytes() for tensor in tensors)])
+        results.append([*files, *(tensor.cpu().numpy().tobytes() for tensor in tensors)])
     assert len(results[0]) > 40
     assert results[0] == results[1]

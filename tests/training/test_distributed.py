@@ -21,6 +21,11 @@ from interruptible_run import start_ranks
 from omegaconf import OmegaConf
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
+from pytorch_lightning.plugins.environments import (
+    LightningEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from pytorch_lightning.strategies import DDPStrategy
 from ranks import run_on_ranks, train_and_capture
 from run_comparison import assert_same_run, load_checkpoint
@@ -30,14 +35,18 @@ from torch.distributed import distributed_c10d
 from src import train
 from src.config import CONF, compose_config
 from src.evaluation.evaluator import evaluate
+from src.training.callbacks.preemption import Preemption
 from src.training.distributed import (
     LOST_PROCESS_TIMEOUT,
     START_TIMEOUT,
-    StartTimeout,
+    LostProcessTimeout,
+    cluster_environment,
     disable_sigterm_broadcast,
     is_distributed,
     make_strategy,
+    rank_zero_works,
 )
+from src.training.intervals import Intervals
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
 BATCH = 126  # a multiple of 2 and of 3
@@ -104,6 +113,7 @@ def test_a_run_on_two_ranks_resumes_bit_exactly(find, tmp_path):
         "recipe.eval_every=20",
         "recipe.log_every=1",
         "recipe.checkpoint_every=3",
+        "checkpoint_seconds=0",
         "recipe.schedule.lr=0.01",
     ]
     undisturbed, run_dir = find(*overrides, f"output_dir={tmp_path}/undisturbed"), find(*overrides)
@@ -321,10 +331,91 @@ def test_once_all_ranks_have_started_a_lost_one_is_noticed_within_a_minute(tmp_p
         group = distributed_c10d._get_default_group()
         backend = group._get_backend(torch.device("cpu"))
         assert backend.options._timeout == START_TIMEOUT
-        StartTimeout().on_train_start(SimpleNamespace(world_size=2))
+        LostProcessTimeout().on_train_start(SimpleNamespace(world_size=2))
         assert backend.options._timeout == LOST_PROCESS_TIMEOUT
     finally:
         distributed.destroy_process_group()
+
+
+@pytest.fixture
+def timeouts(monkeypatch):
+    """Play a process group of two ranks, and record the timeouts that it is given."""
+    recorded = []
+    monkeypatch.setattr("src.training.distributed._set_pg_timeout", recorded.append)
+
+    def use(backend):
+        monkeypatch.setattr(distributed, "get_backend", lambda: backend)
+        return recorded
+
+    return use
+
+
+def test_nccl_keeps_its_long_timeout(timeouts):
+    """When that is over, NCCL's watchdog kills the process without a message."""
+    recorded = timeouts("nccl")
+    two_ranks = SimpleNamespace(world_size=2)
+    LostProcessTimeout().on_train_start(two_ranks)
+    with rank_zero_works(two_ranks):
+        pass
+    assert recorded == []
+
+
+def test_what_rank_0_does_alone_may_take_as_long_as_the_start(timeouts):
+    recorded = timeouts("gloo")
+    with rank_zero_works(SimpleNamespace(world_size=2)):
+        assert recorded == [START_TIMEOUT]
+    assert recorded == [START_TIMEOUT, LOST_PROCESS_TIMEOUT]
+    with rank_zero_works(SimpleNamespace(world_size=1)):
+        assert len(recorded) == 2
+
+
+class PlayedWork:
+    """An operation that the other rank takes part in until it is lost."""
+
+    lost = False
+
+    def wait(self):
+        if self.lost:
+            raise RuntimeError("Timed out waiting 50000ms for recv operation to complete")
+
+
+@pytest.mark.parametrize("backend", ["nccl", "gloo"])
+def test_a_lost_rank_ends_what_waits_for_it_on_the_gpu(find, monkeypatch, backend):
+    """Otherwise the process that found it out would wait for its GPU while it unwinds."""
+    aborted, work = [], PlayedWork()
+    monkeypatch.setattr("src.training.distributed._abort_process_group", lambda: aborted.append(1))
+    monkeypatch.setattr(distributed, "get_backend", lambda: backend)
+    monkeypatch.setattr(distributed, "all_reduce", lambda *_, **__: work)
+    run_dir = find(*TINY)
+    preemption = Preemption(run_dir, Intervals.of(run_dir.config))
+    preemption.group = None
+
+    for iteration, asked in ((1, True), (2, False), (5, True)):
+        preemption.on_train_batch_end(SimpleNamespace(world_size=2, global_step=iteration))
+        # A row is measured in iteration 2, which waits for the GPU: the answer is taken before.
+        assert bool(preemption.question) == asked
+    assert aborted == []
+    work.lost = True
+    with pytest.raises(RuntimeError, match="Timed out"):
+        preemption.on_train_batch_end(SimpleNamespace(world_size=2, global_step=7))
+    assert aborted == [1] * (backend == "nccl")
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, LightningEnvironment),
+        ({"TORCHELASTIC_RUN_ID": "1"}, TorchElasticEnvironment),
+        ({"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}, SLURMEnvironment),
+    ],
+)
+def test_lightning_is_told_who_started_the_processes(monkeypatch, environment, expected):
+    """Otherwise it asks mpi4py where that is installed, which can hang."""
+    for name in ("SLURM_NTASKS", "SLURM_JOB_NAME", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert type(cluster_environment()) is expected
 
 
 def test_lightnings_question_about_sigterm_in_each_iteration_is_turned_off():

@@ -258,6 +258,7 @@ IMAGENET = [
     "recipe.eval_every=4",
     "recipe.log_every=1",
     "recipe.checkpoint_every=1",
+    "checkpoint_seconds=0",
     "trainer.precision=32-true",
 ]
 

@@ -18,6 +18,7 @@ OVERRIDES = [
     "recipe.eval_every=5",
     "recipe.log_every=3",
     "recipe.checkpoint_every=2",
+    "checkpoint_seconds=0",
     "trainer.precision=32-true",
 ]
 # How often ten iterations enter each phase.

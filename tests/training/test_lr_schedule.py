@@ -130,7 +130,12 @@ def test_a_plateau_is_restored(limit):
 
 
 def test_a_run_with_the_plateau_schedule_is_resumed_bit_exactly(tiny, tiny_until, tmp_path):
-    every = ["recipe.eval_every=2", "recipe.log_every=2", "recipe.checkpoint_every=5"]
+    every = [
+        "recipe.eval_every=2",
+        "recipe.log_every=2",
+        "recipe.checkpoint_every=5",
+        "checkpoint_seconds=0",
+    ]
     schedule = ["recipe.schedule.patience=1", "recipe.schedule.threshold=50.0"]
     small = ["recipe.batch_size=16", "recipe.precise_bn_batches=2"]
     overrides = ["recipe=imagenet", "recipe.iterations=12", *every, *schedule, *small]

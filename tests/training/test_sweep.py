@@ -18,10 +18,11 @@ from conftest import ROOT, TINY
 from interruptible_run import FORK_SERVER, TIMEOUT
 
 from src.runs.run_dir import RunDir
-from src.training.sweep import Job, Sweep, find_slots, run_job
+from src.training.sweep import Sweep, SweepError
+from src.training.sweep_job import Job, run_job
 
 SHORT = ["n=1", "recipe.eval_every=10", "recipe.checkpoint_every=5", "recipe.log_every=5"]
-SHORT += ["trainer.precision=32-true"]
+SHORT += ["trainer.precision=32-true", "checkpoint_seconds=0"]
 
 
 def make_job(tmp_path: Path, name: str, n: int = 1, devices: object = 1) -> Job:
@@ -94,19 +95,6 @@ def test_a_sweep_started_by_torchrun_or_srun_is_an_error(monkeypatch, environmen
         make_sweep([], ["cpu"]).run()
 
 
-def test_the_slots_share_the_cpu_cores(monkeypatch):
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert find_slots("auto", 1) == (["0", "1", "2", "3"], 4)
-    assert find_slots("auto", 3) == (["0", "1", "2", "3"] * 3, 1)
-    assert find_slots("cpu", 2) == (["cpu", "cpu"], 8)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert find_slots("gpu", 1) == (["2", "3"], 8)
-    with pytest.raises(ValueError, match="sweep.jobs_per_device=0 must be at least 1"):
-        find_slots("auto", 0)
-
-
 def report_process(run_dir: RunDir) -> None:
     """Write down what a run sees of its process."""
     seen = {"argv": sys.argv[1:], "threads": torch.get_num_threads(), **os.environ}
@@ -122,7 +110,8 @@ def run_job_launched_as_rank_1(*arguments: object) -> None:
 def test_a_job_sees_its_devices_threads_and_command_and_no_launcher(tmp_path):
     job = make_job(tmp_path, "job")
     job.run_dir.path.mkdir()
-    arguments = (report_process, job.run_dir, ["n=1", "seed=2"], ["3", "1"], 3)
+    environment = {"OMP_NUM_THREADS": "3", "CUDA_VISIBLE_DEVICES": "3,1"}
+    arguments = (report_process, job.run_dir, ["n=1", "seed=2"], environment)
     process = FORK_SERVER.Process(target=run_job_launched_as_rank_1, args=arguments)
     process.start()
     process.join(TIMEOUT)
@@ -134,6 +123,15 @@ def test_a_job_sees_its_devices_threads_and_command_and_no_launcher(tmp_path):
     # Lightning starts further ranks with these arguments.
     assert seen["argv"] == ["n=1", "seed=2", "hydra.mode=RUN"]
     assert not {"LOCAL_RANK", "WORLD_SIZE", "PL_GLOBAL_SEED", "SLURM_NTASKS"} & seen.keys()
+
+
+def test_a_sweep_tells_each_run_its_device_its_threads_and_further_variables(find):
+    jobs = [Job(find(*TINY, f"seed={seed}"), []) for seed in (0, 1)]
+    with pytest.raises(SweepError):  # reporting does not finish a run
+        Sweep(jobs, ["5", "7"], 2, report_process, {"MPS": "here"}).run()
+    seen = [json.loads((job.run_dir.path / "seen.json").read_text()) for job in jobs]
+    assert sorted(run["CUDA_VISIBLE_DEVICES"] for run in seen) == ["5", "7"]
+    assert {(run["OMP_NUM_THREADS"], run["MPS"]) for run in seen} == {("2", "here")}
 
 
 def test_a_failed_run_is_reported_and_the_same_command_tries_it_alone_again(capsys, tmp_path):

@@ -9,7 +9,12 @@ from torch.nn import functional as F
 
 RUN = [
     *("n=1", "recipe.batch_size=64", "recipe.iterations=50", "recipe.log_every=1"),
-    *("recipe.eval_every=25", "recipe.schedule.lr=0.01", "data.test_images=50"),
+    *(
+        "checkpoint_seconds=0",
+        "recipe.eval_every=25",
+        "recipe.schedule.lr=0.01",
+        "data.test_images=50",
+    ),
     *("trainer.accelerator=cpu", "trainer.precision=32-true"),
 ]
 

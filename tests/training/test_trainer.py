@@ -1,10 +1,13 @@
 """How a run is built from its config, and what its summary says."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import TINY
 
 from src.runs.environment import versions
+from src.training.precision import forbid_tf32
 from src.training.trainer import build, make_trainer
 
 
@@ -43,6 +46,26 @@ def test_a_run_is_one_epoch_to_lightning_evaluated_at_its_interval(find):
     assert (trainer.max_steps, trainer.max_epochs, trainer.val_check_interval) == (8, 1, 3)
     config["recipe"]["eval_every"] = 1000
     assert make_trainer(config, []).val_check_interval == 8
+
+
+@pytest.mark.parametrize(("precision", "allowed"), [("32-true", False), ("bf16-mixed", True)])
+def test_float32_means_no_tf32_on_a_gpu(find, monkeypatch, precision, allowed):
+    flags = [SimpleNamespace(allow_tf32=True) for _ in range(2)]
+    monkeypatch.setattr(torch.backends, "cudnn", flags[0])
+    monkeypatch.setattr(torch.backends.cuda, "matmul", flags[1])
+    forbid_tf32(precision)
+    assert [flag.allow_tf32 for flag in flags] == [allowed, allowed]
+    forbidden = []
+    monkeypatch.setattr("src.training.trainer.forbid_tf32", forbidden.append)
+    make_trainer(find(*TINY, f"trainer.precision={precision}").config, [])
+    assert forbidden == [precision]
+
+
+def test_deterministic_algorithms_do_not_fill_memory_that_they_write_themselves(find, monkeypatch):
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    make_trainer(find(*TINY, "trainer.deterministic=true").config, [])
+    assert not torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Save checkpoints, and check that one belongs to the run that loads it."""
 
+import time
 from typing import Any
 
 from pytorch_lightning import Trainer
@@ -8,11 +9,16 @@ from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
 from src.training.callbacks.base import RunCallback
 from src.training.callbacks.preemption import Preemption
+from src.training.distributed import rank_zero_works
 from src.training.intervals import Intervals
 
 
 class Checkpointing(RunCallback):
-    """Save after evaluations, every `checkpoint_every` iterations, and when a signal ends the run.
+    """Save after evaluations and every `checkpoint_every` iterations, but not too often.
+
+    On a GPU a checkpoint can take as long as a hundred iterations, so `checkpoint_seconds` must
+    have passed since the one before. The last iteration, and the one at which a signal ends the
+    run, are always saved.
 
     Comes last among the callbacks: everything that belongs to an iteration is written before its
     checkpoint. Lightning's ModelCheckpoint is not used: its `last.ckpt` is not always the last, and
@@ -26,22 +32,35 @@ class Checkpointing(RunCallback):
     def __init__(self, run_dir: RunDir, intervals: Intervals, preemption: Preemption) -> None:
         self.run_dir, self.intervals, self.preemption = run_dir, intervals, preemption
         self.previous_world_size: int | None = None
+        self.saved_at = time.monotonic()
+
+    def on_train_start(self, *_: object) -> None:
+        """Count the time between checkpoints from here."""
+        self.saved_at = time.monotonic()
 
     def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
-        """Save if it is time, unless an evaluation follows, which saves after it."""
-        iteration = trainer.global_step
-        due = self.preemption.agreed_signal or self.intervals.saves(iteration)
-        if due and not self.intervals.evaluates(iteration):
-            self._save(trainer)
+        """Save if it is time, unless an evaluation follows."""
+        if not self.intervals.evaluates(trainer.global_step):
+            self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
-        """Save after an evaluation."""
-        self._save(trainer)
+        """Save after an evaluation if it is time."""
+        self._save_if_due(trainer)
 
-    def _save(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            self.run_dir.sync_csvs()  # a checkpoint relies on the rows before it
-        trainer.save_checkpoint(self.run_dir.last_checkpoint, weights_only=False)
+    def _save_if_due(self, trainer: Trainer) -> None:
+        iteration = trainer.global_step
+        must = self.preemption.agreed_signal or self.intervals.is_last(iteration)
+        if must or (self.intervals.may_save(iteration) and self._enough_time_passed(trainer)):
+            with rank_zero_works(trainer):
+                if trainer.is_global_zero:
+                    self.run_dir.sync_csvs()  # a checkpoint relies on the rows before it
+                trainer.save_checkpoint(self.run_dir.last_checkpoint, weights_only=False)
+            self.saved_at = time.monotonic()
+
+    def _enough_time_passed(self, trainer: Trainer) -> bool:
+        """Return the same answer on all ranks, whose clocks differ."""
+        enough = time.monotonic() - self.saved_at >= self.intervals.checkpoint_seconds
+        return trainer.strategy.broadcast(enough)
 
     def on_save_checkpoint(
         self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import torch
 from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
@@ -35,7 +36,9 @@ class NaNGuard(RunCallback):
         Raises:
             FloatingPointError: one of them is not finite.
         """
-        if not all(tensor.isfinite().all() for tensor in module.net.state_dict().values()):
+        # One answer for all tensors: each one by itself would wait for the GPU.
+        finite = [tensor.isfinite().all() for tensor in module.net.state_dict().values()]
+        if not torch.stack(finite).all():
             raise FloatingPointError(f"a weight is not finite {self._advice(trainer, module)}")
 
     def _advice(self, trainer: Trainer, module: Classifier) -> str:

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 
 import torch
 from pytorch_lightning import Trainer
-from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
-from src.tasks.classification import Classifier
+from src.tasks.classification import Batch, Classifier
 from src.training.callbacks.base import RunCallback
 from src.training.callbacks.stopwatch import Stopwatch
 from src.training.intervals import Intervals
@@ -34,22 +33,22 @@ class PreciseBN(RunCallback):
         """Recompute the statistics if this was the last iteration."""
         if self.batches and self.intervals.is_last(trainer.global_step):
             with self.stopwatch.evaluating():
-                recompute_bn_statistics(trainer, module.net, self.batches)
+                recompute_bn_statistics(trainer, module, self.batches)
 
 
 @torch.compiler.set_stance("force_eager")  # one epoch at most is not worth compiling for
-def recompute_bn_statistics(trainer: Trainer, net: nn.Module, batches: int) -> None:
+def recompute_bn_statistics(trainer: Trainer, module: Classifier, batches: int) -> None:
     """Replace each batch norm's running statistics by averages over training batches.
 
     The last `batches` of the training stream go through the net in training mode; their means and
     unbiased variances are averaged, over all processes as well. Nothing else changes, except for
     the count of tracked batches.
     """
-    norms = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    norms = [layer for layer in module.net.modules() if isinstance(layer, _BatchNorm)]
     if not norms:
         return
     with trainer.precision_plugin.forward_context():
-        update_bn(last_batches(trainer, batches), net)
+        update_bn(last_batches(trainer, module, batches), module.net)
     for norm in norms:
         for statistic in (norm.running_mean, norm.running_var):
             # In place: a captured step knows them by their address.
@@ -57,9 +56,10 @@ def recompute_bn_statistics(trainer: Trainer, net: nn.Module, batches: int) -> N
                 statistic.copy_(trainer.strategy.reduce(statistic, reduce_op="mean"))
 
 
-def last_batches(trainer: Trainer, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+def last_batches(trainer: Trainer, module: Classifier, count: int) -> Iterator[Batch]:
     """Yield the last batches of the training stream, on the device as in training."""
     stream = trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
     stream.load_state_dict({"iteration": max(0, len(stream) - count)})
     for batch in stream:
-        yield trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+        batch = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(batch))
+        yield module.augment(*batch)

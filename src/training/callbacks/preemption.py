@@ -15,7 +15,13 @@ from torch import distributed
 
 from src.runs.run_dir import RunDir
 from src.training.callbacks.base import RunCallback
-from src.training.distributed import LOST_PROCESS_TIMEOUT, disable_sigterm_broadcast, requeue
+from src.training.distributed import (
+    LOST_PROCESS_TIMEOUT,
+    abort_nccl,
+    disable_sigterm_broadcast,
+    requeue,
+)
+from src.training.intervals import Intervals
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -39,8 +45,8 @@ class Preemption(RunCallback):
         agreed_signal: the signal that ends the run, known to all ranks; 0 if there is none.
     """
 
-    def __init__(self, run_dir: RunDir) -> None:
-        self.run_dir = run_dir
+    def __init__(self, run_dir: RunDir, intervals: Intervals) -> None:
+        self.run_dir, self.intervals = run_dir, intervals
         self.received_signal = self.agreed_signal = 0
         self.question: tuple[distributed.Work, torch.Tensor] | None = None
 
@@ -66,23 +72,31 @@ class Preemption(RunCallback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
         """Find out whether the run ends after this iteration."""
-        self.agreed_signal = self._agree() if trainer.world_size > 1 else self.received_signal
-
-    def _agree(self) -> int:
-        """Return the signal that a rank had received by the iteration before, 0 for none.
-
-        Each iteration asks a question and takes the answer to the one before, which has arrived by
-        then, so nothing waits.
-        """
-        answer = 0
-        if self.question:
-            work, tensor = self.question
-            work.wait()
-            answer = int(tensor)
+        if trainer.world_size == 1:
+            self.agreed_signal = self.received_signal
+            return
+        # Each iteration asks a question and takes the answer to the one before, which has arrived
+        # by then, so nothing waits.
+        self.agreed_signal = self._answer()
         mine = torch.tensor(self.received_signal)
         work = distributed.all_reduce(mine, distributed.ReduceOp.MAX, self.group, async_op=True)
         self.question = work, mine
-        return answer
+        if self.intervals.logs(trainer.global_step):
+            # Measuring waits for the GPU, for ever if a rank is lost: find that out before.
+            self.agreed_signal = max(self.agreed_signal, self._answer())
+
+    def _answer(self) -> int:
+        """Return the signal that a rank had received when it was last asked, 0 for none."""
+        if self.question is None:
+            return 0
+        work, tensor = self.question
+        self.question = None
+        try:
+            work.wait()
+        except RuntimeError:
+            abort_nccl()
+            raise
+        return int(tensor)
 
     def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
         """End the run in place of its next iteration."""

@@ -14,6 +14,7 @@ from sync_batchnorm import SyncBatchNorms
 from torch import nn
 
 from src.evaluation.weights import load_weights, read_weights
+from src.tasks.classification import Classifier
 from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.layer_stats import LayerStats
 from src.training.callbacks.precise_bn import PreciseBN, recompute_bn_statistics
@@ -36,7 +37,8 @@ def averages_by_hand(run_dir, iterations, shares=1):
     data = instantiate(config["data"], seed=0, **stream, _convert_="all")
     data.prepare_data()
     data.setup()
-    batches = [data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()]
+    stream = data.train_dataloader()
+    batches = [data.augment(*data.on_after_batch_transfer(batch, 0)) for batch in stream]
     measured = {}
 
     def measure(name, inputs):
@@ -184,4 +186,5 @@ def test_images_are_decoded_by_workers_and_normalized_as_in_training(tiny, tmp_p
 
 def test_a_net_without_batch_norm_needs_no_pass_over_the_data():
     no_trainer = None
-    recompute_bn_statistics(no_trainer, nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU()), 200)
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU())
+    recompute_bn_statistics(no_trainer, Classifier(net), 200)

@@ -1,0 +1,40 @@
+"""How many devices a run asks for, and which ones a sweep has."""
+
+import math
+import os
+
+from src.runs.environment import cpu_count
+
+
+def count_devices(devices: int | str | list[int]) -> float:
+    """Return how many devices a value of `trainer.devices` asks for; infinity if it asks for all.
+
+    Args:
+        devices: their number, a list of their indices, or one of these as a string; -1 and `auto`
+            ask for all.
+    """
+    if isinstance(devices, list):
+        return len(devices)
+    if devices in ("auto", -1, "-1"):
+        return math.inf
+    indices = str(devices).split(",")
+    return len(indices) if len(indices) > 1 else int(devices)
+
+
+def find_slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:
+    """Return the devices, each as often as it takes a run, and the CPU threads of each run.
+
+    Raises:
+        ValueError: `jobs_per_device` is less than 1.
+    """
+    if jobs_per_device < 1:
+        raise ValueError(f"sweep.jobs_per_device={jobs_per_device} must be at least 1")
+    import torch
+
+    devices = ["cpu"]
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.device_count():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        every = [str(index) for index in range(torch.cuda.device_count())]
+        devices = visible.split(",") if visible else every
+    slots = devices * jobs_per_device
+    return slots, max(1, cpu_count() // len(slots))

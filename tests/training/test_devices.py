@@ -1,0 +1,39 @@
+"""How many devices a run asks for, and which ones a sweep has."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from src.training.devices import count_devices, find_slots
+
+
+@pytest.mark.parametrize(
+    ("devices", "expected"),
+    [
+        (1, 1),
+        ("2", 2),
+        ([0], 1),
+        ([0, 3], 2),
+        ("0,3", 2),
+        ("auto", math.inf),
+        (-1, math.inf),
+        ("-1", math.inf),
+    ],
+)
+def test_devices_are_counted_in_each_of_lightnings_ways_to_write_them(devices, expected):
+    assert count_devices(devices) == expected
+
+
+def test_the_slots_share_the_cpu_cores(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert find_slots("auto", 1) == (["0", "1", "2", "3"], 4)
+    assert find_slots("auto", 3) == (["0", "1", "2", "3"] * 3, 1)
+    assert find_slots("cpu", 2) == (["cpu", "cpu"], 8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert find_slots("gpu", 1) == (["2", "3"], 8)
+    with pytest.raises(ValueError, match="sweep.jobs_per_device=0 must be at least 1"):
+        find_slots("auto", 0)
