@@ -12,7 +12,10 @@ test: .venv ## run the fast tests, offline
 	$(python) -m pytest -n 2 --dist loadgroup
 
 test-all: .venv ## run all tests but the few that take over a minute each
-	$(python) -m pytest -n 2 --dist loadgroup -m "not very_slow"
+	$(python) -m pytest -n 2 --dist loadgroup -m "not very_slow and not gpu"
+
+test-gpu: .venv ## run the tests that need a GPU
+	$(python) -m pytest -m gpu
 
 fault-injection: .venv ## put runs through kills, faults and bad input, and write the table of it (10 minutes)
 	$(python) -m pytest -m fault_injection --kills=30 --fault-injection=experiments/fault_injection/results.csv
@@ -35,4 +38,4 @@ lock: ## pin the dependencies of pyproject.toml again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python $(python) --compile-bytecode --require-hashes -r requirements.lock
 	touch .venv
 
-.PHONY: help demo test test-all fault-injection lint lock
+.PHONY: help demo test test-all test-gpu fault-injection lint lock

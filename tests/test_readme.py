@@ -16,7 +16,6 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "src" / "data" / "README.md",
     ROOT / "experiments" / "README.md",
-    ROOT / "experiments" / "gpu.sh",
     ROOT / ".github" / "CONTRIBUTING.md",
     *sorted((ROOT / "conf" / "experiment").glob("*.yaml")),
     *sorted((ROOT / "conf" / "model").glob("*.yaml")),
