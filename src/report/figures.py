@@ -1,7 +1,7 @@
 """What the figures share: labels, colors, the range of the error axis, legends and files."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,22 +21,45 @@ MARKERS = "osD^vP"
 LETTERS_PER_INCH = 13  # of a legend's text
 HIGH_ERROR = 60.0  # percent
 
+plt.rcParams.update(
+    {
+        "svg.hashsalt": "",  # a fixed salt makes the ids in an SVG file reproducible
+        "svg.fonttype": "none",  # text stays text, which is small and can be searched
+        "font.size": 9,
+        "lines.markersize": 4,
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "grid.linewidth": 0.5,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+)
+
 
 class Style(NamedTuple):
-    """How runs of one depth are drawn, ordered by depth.
+    """How the runs of one depth, or of one net, are drawn; the n-th style of a figure.
 
     `label` is such as `20 layers, shortcut B`.
     """
 
     order: int
     label: str
-    color: str
-    marker: str
 
-    @classmethod
-    def numbered(cls, order: int, label: str) -> "Style":
-        """Return the style of the order-th depth or net of a figure."""
-        return cls(order, label, COLORS[order % len(COLORS)], MARKERS[order % len(MARKERS)])
+    @property
+    def color(self) -> str:
+        """The color of all its lines."""
+        return COLORS[self.order % len(COLORS)]
+
+    def marked(self, distance: float) -> dict[str, Any]:
+        """Return arguments of `plot` for its color, and its marker at equal distances on paper.
+
+        Args:
+            distance: From marker to marker, as a part of the diagonal of the axes.
+        """
+        # Each style starts at a place of its own, so that markers of close curves stay apart.
+        places = (0.03 * (self.order % 6), distance)
+        marker = MARKERS[self.order % len(MARKERS)]
+        return {"color": self.color, "marker": marker, "markevery": places}
 
 
 def styles(runs: Sequence[Run]) -> list[Style]:
@@ -45,22 +68,19 @@ def styles(runs: Sequence[Run]) -> list[Style]:
     A depth has several styles if its runs differ in more than net and seed.
     """
     depths = [run.row["depth"] for run in runs]
-    kinds = list(zip(depths, _labels(runs), strict=True))
+    kinds = list(zip(depths, variant_labels([run.config for run in runs]), strict=True))
     order = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
-    return [
-        Style.numbered(order[depth, label], ", ".join(filter(None, (f"{depth} layers", label))))
-        for depth, label in kinds
-    ]
+    return [Style(order[kind], _join(f"{kind[0]} layers", kind[1])) for kind in kinds]
 
 
 def net_labels(runs: Sequence[Run]) -> list[str]:
     """Name each run's net such that it differs from the others: `plain-20, bf16-mixed`."""
-    names = [f"{run.row['family']}-{run.row['depth']}" for run in runs]
-    return [", ".join(filter(None, pair)) for pair in zip(names, _labels(runs), strict=True)]
+    labels = variant_labels([run.config for run in runs])
+    return [_join(run.net, label) for run, label in zip(runs, labels, strict=True)]
 
 
-def _labels(runs: Sequence[Run]) -> list[str]:
-    return variant_labels([run.config for run in runs])
+def _join(name: str, label: str) -> str:
+    return f"{name}, {label}" if label else name
 
 
 def error_limit(runs: Sequence[Run]) -> float:
@@ -82,62 +102,51 @@ def error_limit(runs: Sequence[Run]) -> float:
 def _late_maximum(run: Run) -> float:
     """Return the highest error in the second half of a run's curves; 0 if it has none."""
     curves = [run.curve("train/error"), run.curve(f"{run.held_out}/error")]
-    late = [error for curve in curves for _, error in curve[len(curve) // 2 :]]
-    return max(filter(math.isfinite, late), default=0.0)
+    # The first half is left out: there all nets start at 90%.
+    return max((error for curve in curves for _, error in curve[len(curve) // 2 :]), default=0.0)
 
 
 def new_figure(
-    rows: int, columns: int, width: float = 4.2, **options: Any
+    rows: int, columns: int, width: float = 4.2, share_axes: bool = False
 ) -> tuple[plt.Figure, np.ndarray]:
-    """Make a figure whose files do not change from one drawing to the next.
-
-    Args:
-        rows: Rows of axes.
-        columns: Columns of axes.
-        width: Of each axes, in inches.
-        options: For `plt.subplots`.
+    """Make a figure of axes with a grid; `width` is that of each axes, in inches.
 
     Returns:
         The figure, and its axes of shape [rows, columns].
     """
-    # A fixed salt makes the ids in an SVG file reproducible; "none" keeps its text as text.
-    plt.rcParams.update({"svg.hashsalt": "", "svg.fonttype": "none", "font.size": 9})
-    size = (width * columns, 3.2 * rows + 0.3)
-    figure, axes = plt.subplots(
-        rows, columns, figsize=size, squeeze=False, layout="constrained", **options
+    return plt.subplots(
+        rows,
+        columns,
+        figsize=(width * columns, 3.2 * rows + 0.3),
+        squeeze=False,
+        sharex=share_axes,
+        sharey=share_axes,
+        layout="constrained",  # makes room for a legend outside of the axes
     )
-    for axis in axes.flat:
-        axis.grid(alpha=0.3, linewidth=0.5)
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
-def add_legend(figure: plt.Figure, entries: Iterable[tuple[Style, dict]], title: str) -> None:
-    """Add a legend below the axes, with one entry for each style.
+def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -> None:
+    """Add a legend below the axes, which makes the figure higher by its rows.
 
     Args:
-        figure: It becomes higher by the legend's rows.
-        entries: The style of each run, and what else its line looks like.
+        figure: The figure.
+        lines: A line that is drawn in each style.
         title: Above the entries.
     """
-    unique = dict(sorted(entries, key=lambda entry: entry[0]))
-    lines = [
-        plt.Line2D([], [], color=style.color, marker=style.marker, **look)
-        for style, look in unique.items()
-    ]
-    labels = [style.label for style in unique]
+    ordered = sorted(lines)
+    labels = [style.label for style in ordered]
     longest = max(map(len, labels)) + 8  # 8 for the line and the gap
     columns = int(figure.get_figwidth() * LETTERS_PER_INCH / longest)
     columns = max(1, min(len(labels), columns))
     figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(labels) / columns))
-    figure.legend(
-        lines, labels, title=title, frameon=False, loc="outside lower center", ncols=columns
-    )
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+    figure.legend([lines[style] for style in ordered], labels, title=title, **place)
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:
     """Write a figure to `path`.svg and `path`.png, and close it."""
-    # Not with_suffix, which would cut a name like resnet20-lr0.1.
+    # Not with_suffix, which would cut a name like resnet20-lr0.1. Without a date, the SVG file of
+    # the same figure is the same.
     figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
     figure.savefig(path.with_name(path.name + ".png"), dpi=150)
     plt.close(figure)

@@ -1,6 +1,7 @@
 """Read run directories, finished or not, into `Run` records."""
 
 import csv
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from src.runs.naming import family
 from src.runs.run_dir import RunDir
 from src.tables import Row
 
+Curve = list[tuple[float, float]]  # (iteration, value)
 Metrics = list[dict[str, float]]
 Skipped = list[tuple[Path, str]]
 
@@ -74,13 +76,29 @@ class Run:
     evaluations: Sequence[Row] = ()
 
     @property
+    def finished(self) -> bool:
+        """Whether the run has results."""
+        return self.state == "finished"
+
+    @property
     def held_out(self) -> str:
         """The split that was evaluated during training: `val` or `test`."""
         return "val" if self.row["val_images"] else "test"
 
-    def curve(self, column: str) -> list[tuple[float, float]]:
-        """Return (iteration, value) wherever a column of metrics.csv has a value."""
-        return [(row["iteration"], row[column]) for row in self.metrics if column in row]
+    @property
+    def net(self) -> str:
+        """Family and depth: `plain-20`."""
+        return f"{self.row['family']}-{self.row['depth']}"
+
+    def curve(self, column: str) -> Curve:
+        """Return (iteration, value) wherever a column of metrics.csv has a finite value."""
+        rows = [row for row in self.metrics if math.isfinite(row.get(column, math.nan))]
+        return [(row["iteration"], row[column]) for row in rows]
+
+    @property
+    def held_out_curve(self) -> Curve:
+        """The errors on the split that was evaluated during training."""
+        return self.curve(f"{self.held_out}/error")
 
 
 def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
