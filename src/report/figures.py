@@ -11,7 +11,7 @@ matplotlib.use("Agg")  # draws into files, with no display
 import numpy as np
 from matplotlib import pyplot as plt
 
-from src.report.comparison import variant_labels
+from src.report.comparison import join, variant_labels
 from src.report.results import Run
 
 # Okabe and Ito's colors for color-blind readers, from dark to light for print in gray. There is
@@ -70,17 +70,13 @@ def styles(runs: Sequence[Run]) -> list[Style]:
     depths = [run.row["depth"] for run in runs]
     kinds = list(zip(depths, variant_labels([run.config for run in runs]), strict=True))
     order = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
-    return [Style(order[kind], _join(f"{kind[0]} layers", kind[1])) for kind in kinds]
+    return [Style(order[kind], join(f"{kind[0]} layers", kind[1])) for kind in kinds]
 
 
 def net_labels(runs: Sequence[Run]) -> list[str]:
     """Name each run's net such that it differs from the others: `plain-20, bf16-mixed`."""
     labels = variant_labels([run.config for run in runs])
-    return [_join(run.net, label) for run, label in zip(runs, labels, strict=True)]
-
-
-def _join(name: str, label: str) -> str:
-    return f"{name}, {label}" if label else name
+    return [join(run.net, label) for run, label in zip(runs, labels, strict=True)]
 
 
 def error_limit(runs: Sequence[Run]) -> float:
@@ -139,8 +135,9 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
     columns = int(figure.get_figwidth() * LETTERS_PER_INCH / longest)
     columns = max(1, min(len(labels), columns))
     figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(labels) / columns))
-    place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
-    figure.legend([lines[style] for style in ordered], labels, title=title, **place)
+    handles = [lines[style] for style in ordered]
+    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
+    legend.set_frame_on(False)
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,18 +21,6 @@ STATES = ("finished", "unfinished", "failed", "not started")
 PROTOCOLS = ("center", "10crop", "multiscale")
 FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
 EVALUATION_KEYS = ("protocol", "test_error", "test_error_top5")
-# What a summary must have as a number, or tables and figures could not be made of it.
-REQUIRED_NUMBERS = (
-    "depth",
-    "seed",
-    "val_images",
-    "iterations",
-    "parameters",
-    "macs",
-    "train_error",
-    "test_error",
-    "images_per_second",
-)
 
 # What the page and the W&B workspace draw: columns of metrics.csv over the iterations, and keys of
 # summary.json over the depth.
@@ -142,16 +129,18 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     config = run_dir.config
     metrics = _read_numbers(run_dir.metrics, skipped)
     layers = _last_evaluation(_read_numbers(run_dir.layers, skipped))
-    row, summary = _config_row(path.name, config), run_dir.summary
-    if summary is not None:
-        row |= _summary_row(path, summary)
+    row = _config_row(path.name, config)
+    if run_dir.summary is not None:
+        summary = _summary_row(path, run_dir.summary)
+        # The config is what the other runs are compared by; only the net itself knows its depth.
+        row |= summary | row | {"depth": summary["depth"]}
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
 
     run = Run(path, config, "not started", row, metrics, layers)
-    if summary is not None:
-        others = filter(None, (run_dir.evaluation(protocol) for protocol in PROTOCOLS[1:]))
+    if run_dir.summary is not None:
         run.state = "finished"
+        others = filter(None, map(run_dir.evaluation, PROTOCOLS[1:]))
         run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
     elif run_dir.error.exists():
         first_line = run_dir.error.read_text(errors="replace").strip().partition("\n")[0]
@@ -183,7 +172,9 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
 
 
 def _summary_row(path: Path, summary: Row) -> Row:
-    missing = [key for key in REQUIRED_NUMBERS if not isinstance(summary.get(key), int | float)]
+    # Without these numbers, tables and figures could not be made of it.
+    needed = ("depth", "parameters", "macs", *BY_DEPTH)
+    missing = [key for key in needed if not isinstance(summary.get(key), int | float)]
     if missing:
         raise ValueError(f"summary.json has no number for {', '.join(missing)}")
     finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
@@ -193,9 +184,7 @@ def _summary_row(path: Path, summary: Row) -> Row:
 
 def _read_numbers(path: Path, skipped: Skipped) -> Metrics:
     """Return the numbers in the rows of a CSV file, without a last row that is incomplete."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith("\n"):  # the run is writing it, or was killed then
         lines.pop()
         skipped.append((path, "has an incomplete last row, which is ignored"))
@@ -219,8 +208,3 @@ def _one_line(text: str) -> str:
     """Make a text safe for a terminal: one line, no control characters, limited length."""
     line = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(line.split())[:300]
-
-
-def name_without_seed(row: Row) -> str:
-    """Return a run directory's name without its seed: the net and what is not the default."""
-    return re.sub(r"-s\d+$", "", row["run"])
