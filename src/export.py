@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from src.cli import run_entry_point
 from src.runs.atomic_io import atomic_write
-from src.runs.config_files import check_targets
 from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ def export(run: Path, out: Path) -> None:
     if out.suffix not in WRITERS:
         raise ValueError(f"{out} must end in one of {', '.join(WRITERS)}")
     run_dir = RunDir.open_trained(run)
-    check_targets(run_dir.config, run)
     if run_dir.summary is None:
         raise ValueError(f"{run} is not finished: rerun the command that started it to resume it")
 
@@ -75,29 +73,21 @@ def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metada
         The net with its final weights, the shape [C, H, W] of its images, and the metadata that a
         user of the net needs.
     """
-    from hydra.utils import instantiate
+    from src.evaluation.evaluator import load_nets, run_config
 
-    from src.evaluation.weights import load_weights, read_weights
-
-    config = run_dir.config
-    net = instantiate(config["model"], _convert_="all").eval()
-    load_weights(net, read_weights(run_dir.last_checkpoint))
-    data = instantiate(config["data"], seed=config["seed"], _convert_="all")
-    data.prepare_data()
-    data.setup()
-
+    (member,), data = load_nets([run_config(run_dir)])
     mean = channels_first(data.mean, data.image_shape)
     std = [1.0] * 3 if data.std is None else channels_first(data.std, data.image_shape)
-    bgr = config["data"].get("bgr", False)  # ImageNet only; mean and std are RGB in any case
+    config, bgr = run_dir.config, member.bgr
     metadata = {
         "net": config["choices"]["model"],
         "model": config["model"],
         "data": config["choices"]["data"],
         "channels": "BGR" if bgr else "RGB",
-        "mean": mean[::-1] if bgr else mean,
+        "mean": mean[::-1] if bgr else mean,  # read as RGB in any case
         "std": std[::-1] if bgr else std,
     }
-    return net, data.image_shape, metadata
+    return member.net.eval(), data.image_shape, metadata
 
 
 def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[Any]:

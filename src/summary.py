@@ -44,15 +44,10 @@ def main() -> None:
     parser.add_argument("nets", nargs="*", help="names of nets (default: all; takes half a minute)")
     parser.add_argument("-o", dest="out", type=Path, help="also write the table to this CSV file")
     options = parser.parse_args()
-    show_nets(options.nets, options.out)
-
-
-def show_nets(names: Sequence[str] = (), out: Path | None = None) -> None:
-    """Print the table of the named nets, or of all, and write it to the CSV file `out` if given."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        rows = measure_nets(names or [path.stem for path in (CONF / "model").glob("*.yaml")])
-    if out:
-        write_csv(out, rows)
+        rows = measure_nets(options.nets or [path.stem for path in (CONF / "model").glob("*.yaml")])
+    if options.out:
+        write_csv(options.out, rows)
     print(nets_table(rows), EXPLANATION, compare_kernel_sizes(channels=512), sep="\n\n")
 
 
@@ -95,13 +90,14 @@ def measure(name: str, config: DictConfig, paper: dict[str, str]) -> Row:
         "activations_mb": round(activation_bytes(net, image_shape) / 1e6, 3),
         "receptive_field": receptive_field(net),
     }
-    row |= {f"{key}_printed": paper.get(f"{key}_printed", "") for key in PAPER_UNITS}
-    units = PAPER_UNITS.items()
-    differing = [
-        key for key, unit in units if not rounds_to(row[key] / unit, row[f"{key}_printed"])
-    ]
-    names = " and ".join(differing).replace("_", "-")
-    reason = f"{names}: {paper['why'] or 'counted otherwise'}" if differing else ""
+    differing = []
+    for key, unit in PAPER_UNITS.items():
+        row[f"{key}_printed"] = printed = paper.get(f"{key}_printed", "")
+        if not rounds_to(row[key] / unit, printed):
+            differing.append(key.replace("_", "-"))
+    reason = (
+        f"{' and '.join(differing)}: {paper['why'] or 'counted otherwise'}" if differing else ""
+    )
     return row | {"where": paper.get("where", ""), "differs": reason}
 
 
@@ -116,8 +112,10 @@ def nets_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         net = [str(row[key]) for key in ("net", "image", "layers")]
-        printed = {key: row[f"{key}_printed"] for key in PAPER_UNITS}
-        costs = [f"{row[key]:,}" + (f" ({p})" if p else "") for key, p in printed.items()]
+        costs = []
+        for key in PAPER_UNITS:
+            printed = row[f"{key}_printed"]
+            costs.append(f"{row[key]:,} ({printed})" if printed else f"{row[key]:,}")
         costs += [f"{row['activations_mb']:.1f} MB", str(row["receptive_field"])]
         lines.append([*net, *costs, row["where"], row["differs"]])
     head = "net|image|layers|parameters|multiply-adds|activations|receptive field|printed in"

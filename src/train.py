@@ -35,7 +35,7 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         callbacks: further callbacks of the Trainer, called after the run's own.
     """
     # Imported here: torch and Lightning take seconds, which --help and error messages need not.
-    from src.evaluation.evaluator import evaluate_run
+    from src.evaluation.evaluator import evaluate_runs
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
     from src.training.distributed import is_rank_zero
     from src.training.trainer import fit
@@ -47,7 +47,7 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
                 print(f"{run_dir.path} finished: {run_dir.describe_results()}", flush=True)
         if not run_dir.evaluated_as_configured:
             config = run_dir.config
-            evaluate_run(run_dir, config["trainer"], config["protocol"], Preemption(run_dir))
+            evaluate_runs([run_dir], config["trainer"], config["protocol"], Preemption(run_dir))
 
 
 def run_in_sweep(run_dir: RunDir) -> None:

@@ -23,20 +23,10 @@ def main() -> None:
         "results (CSV), error curves and layer statistics (SVG and PNG), and one page of "
         "everything (index.html). The results are also printed.",
     )
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=Path,
-        default=[Path("runs")],
-        help="run directories, or directories that contain some (default: runs)",
-    )
-    parser.add_argument(
-        "-o",
-        dest="out",
-        type=Path,
-        default=Path("report"),
-        help="the directory to write to (default: report)",
-    )
+    runs_help = "run directories, or directories that contain some (default: runs)"
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help=runs_help)
+    out_help = "the directory to write to (default: report)"
+    parser.add_argument("-o", dest="out", type=Path, default="report", help=out_help)
     parser.add_argument(
         "--wandb",
         action="store_true",
@@ -58,7 +48,7 @@ def main() -> None:
     for path, reason in skipped:
         print(f"skipped: {path} {reason}", file=sys.stderr)
     for run in runs:
-        if run.state != "finished":
+        if not run.finished:
             error = f": {run.error}" if run.error else ""
             print(f"not in the results, {run.state}: {run.path}{error}", file=sys.stderr)
     if not runs:
@@ -110,8 +100,8 @@ def send_to_wandb(runs: list[Run]) -> None:
 
     logger = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
     project, entity = logger["project"], logger["entity"]
-    finished = [run for run in runs if run.state == "finished"]
-    send_runs([RunDir(run.path, run.config) for run in finished], project, entity)
+    finished = [RunDir(run.path, run.config) for run in runs if run.finished]
+    send_runs(finished, project, entity)
     save_workspace(project, entity)
 
 

@@ -21,19 +21,7 @@ MARKERS = "osD^vP"
 LETTERS_PER_INCH = 13  # of a legend's text
 HIGH_ERROR = 60.0  # percent
 
-plt.rcParams.update(
-    {
-        "svg.hashsalt": "",  # a fixed salt makes the ids in an SVG file reproducible
-        "svg.fonttype": "none",  # text stays text, which is small and can be searched
-        "font.size": 9,
-        "lines.markersize": 4,
-        "axes.grid": True,
-        "grid.alpha": 0.3,
-        "grid.linewidth": 0.5,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-)
+plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
 
 class Style(NamedTuple):
@@ -110,14 +98,9 @@ def new_figure(
     Returns:
         The figure, and its axes of shape [rows, columns].
     """
+    size = (width * columns, 3.2 * rows + 0.3)
     return plt.subplots(
-        rows,
-        columns,
-        figsize=(width * columns, 3.2 * rows + 0.3),
-        squeeze=False,
-        sharex=share_axes,
-        sharey=share_axes,
-        layout="constrained",  # makes room for a legend outside of the axes
+        rows, columns, figsize=size, squeeze=False, sharex=share_axes, sharey=share_axes
     )
 
 
@@ -136,8 +119,7 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
     columns = max(1, min(len(labels), columns))
     figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(labels) / columns))
     handles = [lines[style] for style in ordered]
-    legend = figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
-    legend.set_frame_on(False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
 
 
 def save_figure(figure: plt.Figure, path: Path) -> None:

@@ -13,14 +13,7 @@ from plotly import graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from src.report.interactive import (
-    FILTERS,
-    curve_figures,
-    depth_figures,
-    filter_values,
-    x_views,
-    y_views,
-)
+from src.report.interactive import FILTERS, axis_views, curve_figures, depth_figures, filter_values
 from src.report.results import Run, Skipped
 from src.report.results_table import degradation, group_seeds, results_lines
 
@@ -75,7 +68,7 @@ def _data_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
 
     A table has for each row what the filters compare, and the text of its cells by column title.
     """
-    xs, ys = x_views(runs), y_views(runs)
+    xs, ys = axis_views(runs)
     values = [filter_values(run.row) for run in runs]
     groups = group_seeds([row for run in runs for row in run.evaluations])
     # A result is of all its seeds, so the filter of seeds does not apply to it.

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from plotly import graph_objects as go
 
-from src.report.comparison import DEPTH, comparison_key, group_by, join, variant_labels
+from src.report.comparison import DEPTH, group_by, join
 from src.report.figures import Style, error_limit, styles
-from src.report.results import BY_DEPTH, CURVES, Run
+from src.report.results import BY_DEPTH, CURVES, Run, group_runs
 from src.tables import Row
 
 FILTERS = ("family", "depth", "shortcut", "seed")
@@ -49,34 +49,33 @@ def filter_values(row: Row, keys: Sequence[str] = FILTERS) -> dict[str, str]:
     return {key: "none" if row[key] is None else str(row[key]) for key in keys}
 
 
-def x_views(runs: Sequence[Run]) -> dict[str, View]:
-    """Return the choices of the x axis: `iterations` and, if a run is finished, `time`."""
+def axis_views(runs: Sequence[Run]) -> tuple[dict[str, View], dict[str, View]]:
+    """Return the choices of the x and of the y axis of the curves.
+
+    The x axis has `iterations` and, if a run is finished, `time`; the y axis `both` errors, and
+    the columns of metrics.csv.
+    """
     last = max(run.row["iterations"] for run in runs)
-    views = {"iterations": View("iterations", last, "iterations")}
+    xs = {"iterations": View("iterations", last, "iterations")}
     seconds = [_step_seconds(run) * run.row["iterations"] for run in runs if run.finished]
     if seconds:
         # The largest unit of which the longest run takes at least two.
         long_enough = [unit for unit, length in UNITS.items() if max(seconds) >= 2 * length]
         unit = [*long_enough, "seconds"][0]
-        views["time"] = View(f"training time ({unit})", max(seconds) / UNITS[unit], unit)
-    return views
+        xs["time"] = View(f"training time ({unit})", max(seconds) / UNITS[unit], unit)
+
+    limit = error_limit(runs)
+    ys = {BOTH: View("training and held-out error (%)", limit, "%")}
+    for column, title in CURVES.items():
+        values = [value for run in runs for _, value in run.curve(column)]
+        if values:
+            is_error = column.endswith("error")
+            ys[column] = View(title, limit, "%") if is_error else View(title, 1.05 * max(values))
+    return xs, ys
 
 
 def _step_seconds(run: Run) -> float:
     return run.config["recipe"]["batch_size"] / run.row["images_per_second"]
-
-
-def y_views(runs: Sequence[Run]) -> dict[str, View]:
-    """Return the choices of the y axis: `both` errors, or a column of metrics.csv."""
-    limit = error_limit(runs)
-    views = {BOTH: View("training and held-out error (%)", limit, "%")}
-    for column, title in CURVES.items():
-        values = [value for run in runs for _, value in run.curve(column)]
-        if values and column.endswith("error"):
-            views[column] = View(title, limit, "%")
-        elif values:
-            views[column] = View(title, 1.05 * max(values))
-    return views
 
 
 def curve_figures(
@@ -126,11 +125,9 @@ def _curve_traces(
                 showlegend=not dashed,
                 mode="lines+markers" if marked else "lines",
                 marker={"symbol": "circle-open", "size": [0] * (len(curve) - 1) + [8]},
-                line={
-                    "color": style.color,
-                    "width": 1 if dashed else 2,
-                    "dash": "dash" if dashed else "solid",
-                },
+                line_color=style.color,
+                line_width=1 if dashed else 2,
+                line_dash="dash" if dashed else "solid",
                 hovertemplate=f"<b>%{{fullData.name}}</b><br>{column} %{{y:.4~g}}{y_unit}"
                 f"<br>%{{x:{'.3~g' if time else ',d'}}} {x_unit}<extra></extra>",
             )
@@ -145,15 +142,14 @@ def depth_figures(runs: Sequence[Run]) -> list[go.Figure]:
     the means, because the page's filter of depths takes points out of it.
     """
     runs = [run for run in runs if run.finished]
-    series = list(group_by(runs, lambda run: comparison_key(run.config, ignore=DEPTH)).values())
-    labels = variant_labels([members[0].config for members in series])
+    series = group_runs(runs, ignore=DEPTH)
     depths = sorted({run.row["depth"] for run in runs})
 
     figures = []
     for column, title in BY_DEPTH.items() if runs else ():
         traces = [
             trace
-            for i, (members, label) in enumerate(zip(series, labels, strict=True))
+            for i, (label, members) in enumerate(series)
             for trace in _depth_traces(members, label, SYMBOLS[i % len(SYMBOLS)], column)
         ]
         figure = _figure(traces, title, BY_DEPTH_HEIGHT)

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.report.comparison import SEED, comparison_key, departures, group_by
+from src.report.comparison import SEED, comparison_key, departures, group_by, variant_labels
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
 from src.tables import Row
@@ -116,6 +116,22 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
         if first is not run:
             skipped.append((run.path, f"is the same run as {first.path}"))
     return sorted(unique.values(), key=_order), skipped
+
+
+def group_runs(runs: Iterable[Run], ignore: str, keys: str = ".*") -> list[tuple[str, list[Run]]]:
+    """Group runs that differ in nothing but the keys to ignore.
+
+    Args:
+        runs: The runs.
+        ignore: A regular expression for flat keys, such as `DEPTH`.
+        keys: A regular expression for the flat keys that distinguish the groups in their labels.
+
+    Returns:
+        A label and the runs of each group.
+    """
+    groups = list(group_by(runs, lambda run: comparison_key(run.config, ignore)).values())
+    labels = variant_labels([members[0].config for members in groups], keys)
+    return list(zip(labels, groups, strict=True))
 
 
 def _order(run: Run) -> tuple[Any, ...]:

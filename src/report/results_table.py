@@ -5,17 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from src.report.comparison import (
-    DEPTH,
-    NET,
-    PAPER_DATA,
-    comparison_key,
-    group_by,
-    join,
-    paper_result,
-    variant_labels,
-)
-from src.report.results import Run
+from src.report.comparison import DEPTH, NET, PAPER_DATA, group_by, join, paper_result
+from src.report.results import Run, group_runs
 from src.tables import Row, markdown_table, read_csv
 
 SPEED = ("net", "subject", "precision", "value", "unit", "src.train / this")
@@ -113,15 +104,12 @@ def degradation(runs: Sequence[Run]) -> list[str]:
         that are compared differ in nothing but their depth.
     """
     finished = [run for run in runs if run.finished]
-    trainings = list(group_by(finished, lambda run: comparison_key(run.config, NET)).values())
-    # Nothing of `model`: what the nets differ in is named below.
-    settings = variant_labels([nets[0].config for nets in trainings], r"(?!model\.).*")
     sentences = []
-    for nets, setting in zip(trainings, settings, strict=True):
+    # The setting says nothing of `model`: what the nets differ in is said of each kind.
+    for setting, nets in group_runs(finished, ignore=NET, keys=r"(?!model\.).*"):
         # A kind is a family with its shortcut and other settings of the net.
-        kinds = list(group_by(nets, lambda run: comparison_key(run.config, DEPTH)).values())
-        labels = variant_labels([kind[0].config for kind in kinds], r"model\..*")
-        sentence = "; ".join(filter(None, map(_compare_depths, kinds, labels)))
+        kinds = group_runs(nets, ignore=DEPTH, keys=r"model\..*")
+        sentence = "; ".join(filter(None, (_compare_depths(kind, label) for label, kind in kinds)))
         if sentence:
             data = nets[0].row["data"]
             sentences.append(f"{f'{data} ({setting})' if setting else data}: {sentence}")
