@@ -3,7 +3,6 @@
 import argparse
 import json
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 Metadata = dict[str, Any]
 
-PACKAGES = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
-
 
 def main() -> None:
     """Parse the command line and export."""
@@ -28,12 +25,11 @@ def main() -> None:
         "the order `channels`, subtract `mean`, divide by `std`.",
     )
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument(
-        "out",
-        type=Path,
-        help="FILE.pt or FILE.pth: a state dict, with channels, mean and std in FILE.json next to "
-        "it; FILE.safetensors or FILE.onnx: with channels, mean and std as metadata inside",
+    formats = (
+        "FILE.pt or FILE.pth: a state dict, with channels, mean and std in FILE.json next to "
+        "it; FILE.safetensors or FILE.onnx: with channels, mean and std as metadata inside"
     )
+    parser.add_argument("out", type=Path, help=formats)
     arguments = parser.parse_args()
     export(arguments.run, arguments.out)
     print(f"written: {arguments.out}")
@@ -57,12 +53,9 @@ def export(run: Path, out: Path) -> None:
         raise ValueError(f"{run} is not finished: rerun the command that started it to resume it")
 
     # Imported only here, because it imports torch: the errors above are reported at once.
-    from src.evaluation.weights import INSTALL_EXPORT_PACKAGES
+    from src.evaluation.weights import check_packages
 
-    missing = [name for name in PACKAGES.get(out.suffix, ()) if find_spec(name) is None]
-    if missing:
-        packages = " and ".join(missing)
-        raise ValueError(f"{out.suffix} files need {packages}: {INSTALL_EXPORT_PACKAGES}")
+    check_packages(out)
     WRITERS[out.suffix](out, *load_run(run_dir))
 
 

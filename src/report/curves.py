@@ -62,7 +62,7 @@ def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> plt.Line2
         for curve in held_out:
             axis.plot(*zip(*curve, strict=True), color=color, linewidth=0.5)
 
-    (bold,) = axis.plot(*_mean(seeds, held_out), **style.marked(0.18), linewidth=1.9)
+    (bold,) = axis.plot(*_mean(seeds, held_out), **style.look(0.18), linewidth=1.9)
     if len(held_out[0]) <= 2:  # too short for distances on paper: mark every point
         bold.set_markevery(None)
     for run, curve in zip(seeds, held_out, strict=True):

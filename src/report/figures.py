@@ -32,14 +32,15 @@ class Style(NamedTuple):
 
     order: int
     label: str
+    dashes: str = "solid"
 
     @property
     def color(self) -> str:
         """The color of all its lines."""
         return COLORS[self.order % len(COLORS)]
 
-    def marked(self, distance: float) -> dict[str, Any]:
-        """Return arguments of `plot` for its color, and its marker at equal distances on paper.
+    def look(self, distance: float) -> dict[str, Any]:
+        """Return arguments of `plot` for its line, with markers at equal distances on paper.
 
         Args:
             distance: From marker to marker, as a part of the diagonal of the axes.
@@ -47,7 +48,8 @@ class Style(NamedTuple):
         # Each style starts at a place of its own, so that markers of close curves stay apart.
         places = (0.03 * (self.order % 6), distance)
         marker = MARKERS[self.order % len(MARKERS)]
-        return {"color": self.color, "marker": marker, "markevery": places}
+        line = {"color": self.color, "linestyle": self.dashes}
+        return line | {"marker": marker, "markevery": places}
 
 
 def styles(runs: Sequence[Run]) -> list[Style]:

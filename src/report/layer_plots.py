@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from statistics import mean, median
-from typing import NamedTuple
 
 from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, net_labels, new_figure, plt
@@ -10,14 +9,6 @@ from src.report.results import Run
 
 LOG_SCALE_FROM = 30  # times the median response
 LEGEND_TITLE = "at the last evaluation"
-
-
-class NetLayers(NamedTuple):
-    """The values of one net's layers, from the first to the last, and how to draw them."""
-
-    style: Style
-    dashes: str
-    values: list[float]
 
 
 def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
@@ -35,11 +26,11 @@ def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
     figure, axes = new_figure(2, 1, width=7.5, share_axes=True)
     in_order, by_size = axes[:, 0]
     lines = _draw(in_order, nets)
-    _draw(by_size, [net._replace(values=sorted(net.values, reverse=True)) for net in nets])
+    _draw(by_size, {style: sorted(values, reverse=True) for style, values in nets.items()})
     in_order.set(title="responses of the 3x3 layers", xlabel="layer", ylabel="std")
     by_size.set(xlabel="layer, sorted by size", ylabel="std")
 
-    responses = [value for net in nets for value in net.values]
+    responses = [value for values in nets.values() for value in values]
     # On a linear scale a net that did not train would flatten the others.
     if max(responses) > LOG_SCALE_FROM * median(responses):
         in_order.set_yscale("log")
@@ -62,14 +53,14 @@ def draw_gradients(runs: Sequence[Run]) -> plt.Figure | None:
     return figure
 
 
-def _read_nets(runs: Sequence[Run], column: str) -> list[NetLayers]:
-    """Average the layers' values of each net over its seeds.
+def _read_nets(runs: Sequence[Run], column: str) -> dict[Style, list[float]]:
+    """Average the layers' values of each net, from the first layer to the last, over its seeds.
 
     Only the seeds that have come furthest count: values of different iterations do not mix.
     """
     pairs = zip(runs, net_labels(runs), strict=True)
     having = [(run, label) for run, label in pairs if any(column in row for row in run.layers)]
-    nets: list[NetLayers] = []
+    nets: dict[Style, list[float]] = {}
     for seeds in group_by(having, lambda pair: pair[0].row["config"]).values():
         run, label = seeds[0]
         furthest = max(run.layers[0]["iteration"] for run, _ in seeds)
@@ -80,16 +71,15 @@ def _read_nets(runs: Sequence[Run], column: str) -> list[NetLayers]:
             for run, _ in seeds
             if run.layers[0]["iteration"] == furthest
         ]
-        values = [mean(by_layer) for by_layer in zip(*by_seed, strict=True)]
         dashes = "dashed" if run.row["family"] == "plain" else "solid"
-        nets.append(NetLayers(Style(len(nets), label), dashes, values))
+        style = Style(len(nets), label, dashes)
+        nets[style] = [mean(by_layer) for by_layer in zip(*by_seed, strict=True)]
     return nets
 
 
-def _draw(axis: plt.Axes, nets: Sequence[NetLayers]) -> dict[Style, plt.Line2D]:
+def _draw(axis: plt.Axes, nets: dict[Style, list[float]]) -> dict[Style, plt.Line2D]:
     lines = {}
-    for style, dashes, values in nets:
+    for style, values in nets.items():
         layers = range(1, len(values) + 1)
-        look = style.marked(0.12)
-        (lines[style],) = axis.plot(layers, values, linestyle=dashes, linewidth=1.3, **look)
+        (lines[style],) = axis.plot(layers, values, linewidth=1.3, **style.look(0.12))
     return lines
