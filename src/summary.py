@@ -26,6 +26,7 @@ from src.models.complexity import (
 from src.tables import Row, markdown_table, write_csv
 
 PAPER_COMPLEXITY = Path(__file__).with_name("report") / "paper_complexity.csv"
+PAPER_COLUMNS = ("parameters_printed", "multiply_adds_printed", "where")
 PAPER_UNITS = {"parameters": 1e6, "multiply_adds": 1e9}  # the papers print millions and billions
 IMAGE_SIZE = {10: 32, 1000: 224}  # by number of classes: CIFAR-10 and ImageNet
 EXPLANATION = """\
@@ -57,8 +58,9 @@ def measure_nets(names: Sequence[str]) -> list[Row]:
     Returns:
         One row for each net, by image size and family, shallow nets first.
     """
-    with open(PAPER_COMPLEXITY, newline="") as file:
-        paper = {row["net"]: row for row in csv.DictReader(file)}
+    # Not by read_csv, which makes numbers of them: 25.0 would lose the decimal that is printed.
+    lines = csv.DictReader(PAPER_COMPLEXITY.read_text().splitlines())
+    paper = {line["net"]: line for line in lines}
     configs = {name: compose("train", [f"model={name}"]).model for name in names}
 
     def order(name: str) -> tuple[int, str, int, str]:
@@ -66,21 +68,22 @@ def measure_nets(names: Sequence[str]) -> list[Row]:
         # By length before name, so that resnet20 precedes resnet110.
         return IMAGE_SIZE[config.num_classes], config._target_, len(name), name
 
-    return [measure(name, configs[name], paper.get(name, {})) for name in sorted(names, key=order)]
+    return [measure(name, configs[name], paper.get(name)) for name in sorted(names, key=order)]
 
 
-def measure(name: str, config: DictConfig, paper: dict[str, str]) -> Row:
+def measure(name: str, config: DictConfig, paper: dict[str, str] | None) -> Row:
     """Measure one net.
 
     Args:
         name: Its file in conf/model.
         config: The contents of that file.
-        paper: Its row of paper_complexity.csv, or empty.
+        paper: Its row of paper_complexity.csv, or None.
     """
     with torch.device("meta"):  # shapes without memory
         net = instantiate(config, _convert_="all")
     size = IMAGE_SIZE[config.num_classes]
     image_shape = (3, size, size)
+    paper = paper or dict.fromkeys(PAPER_COLUMNS, "")
     row = {
         "net": name if re.search(r"\d", name) else f"{name} n={config.n}",
         "image": size,
@@ -89,16 +92,15 @@ def measure(name: str, config: DictConfig, paper: dict[str, str]) -> Row:
         "multiply_adds": count_multiply_adds(net, image_shape),
         "activations_mb": round(activation_bytes(net, image_shape) / 1e6, 3),
         "receptive_field": receptive_field(net),
+        **{column: paper[column] for column in PAPER_COLUMNS},
     }
-    differing = []
-    for key, unit in PAPER_UNITS.items():
-        row[f"{key}_printed"] = printed = paper.get(f"{key}_printed", "")
-        if not rounds_to(row[key] / unit, printed):
-            differing.append(key.replace("_", "-"))
-    reason = (
-        f"{' and '.join(differing)}: {paper['why'] or 'counted otherwise'}" if differing else ""
-    )
-    return row | {"where": paper.get("where", ""), "differs": reason}
+    differing = [
+        key.replace("_", "-")
+        for key, unit in PAPER_UNITS.items()
+        if not rounds_to(row[key] / unit, row[f"{key}_printed"])
+    ]
+    # A net that differs has a reason in the file.
+    return row | {"differs": f"{' and '.join(differing)}: {paper['why']}" if differing else ""}
 
 
 def rounds_to(value: float, printed: str) -> bool:
@@ -112,10 +114,8 @@ def nets_table(rows: Sequence[Row]) -> str:
     lines = []
     for row in rows:
         net = [str(row[key]) for key in ("net", "image", "layers")]
-        costs = []
-        for key in PAPER_UNITS:
-            printed = row[f"{key}_printed"]
-            costs.append(f"{row[key]:,} ({printed})" if printed else f"{row[key]:,}")
+        printed = {key: row[f"{key}_printed"] for key in PAPER_UNITS}
+        costs = [f"{row[key]:,}" + (f" ({p})" if p else "") for key, p in printed.items()]
         costs += [f"{row['activations_mb']:.1f} MB", str(row["receptive_field"])]
         lines.append([*net, *costs, row["where"], row["differs"]])
     head = "net|image|layers|parameters|multiply-adds|activations|receptive field|printed in"

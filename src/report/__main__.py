@@ -72,24 +72,24 @@ def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
     layer_figures: dict[str, list[Path]] = {}
     for data, members in by_data.items():
         # The name comes from a config file, which may be a stranger's.
-        path = out / re.sub(r"[^\w.+-]+", "_", data)
+        name = re.sub(r"[^\w.+-]+", "_", data)
         layer_figures[data], written = [], []
         rows = [row for run in members for row in run.evaluations]
         if rows:
-            write_csv(path.with_name(f"{path.name}.csv"), rows)
+            write_csv(out / f"{name}.csv", rows)
             written.append(".csv")
             print(results_table(rows))
-        for name, draw in drawings.items():
+        for part, draw in drawings.items():
             figure = draw(members)
             if figure:
-                save_figure(figure, path.with_name(path.name + name))
-                written += [f"{name}.svg", f"{name}.png"]
-            if figure and name:  # the page has curves of its own
-                layer_figures[data].append(path.with_name(f"{path.name}{name}.svg"))
+                svg = save_figure(figure, out / f"{name}{part}")
+                written += [f"{part}.svg", f"{part}.png"]
+                if part:  # the page has curves of its own
+                    layer_figures[data].append(svg)
         for sentence in degradation(members):
             print(sentence)
         if written:
-            print(f"written: {path}{', '.join(written)}")
+            print(f"written: {out / name}{', '.join(written)}")
     write_page(out / "index.html", by_data, skipped, layer_figures)
     print(f"written: {out / 'index.html'}")
 

@@ -124,10 +124,12 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
     figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
 
 
-def save_figure(figure: plt.Figure, path: Path) -> None:
-    """Write a figure to `path`.svg and `path`.png, and close it."""
+def save_figure(figure: plt.Figure, path: Path) -> Path:
+    """Write a figure to `path`.svg and `path`.png, close it, and return the SVG file."""
     # Not with_suffix, which would cut a name like resnet20-lr0.1. Without a date, the SVG file of
     # the same figure is the same.
-    figure.savefig(path.with_name(path.name + ".svg"), metadata={"Date": None})
-    figure.savefig(path.with_name(path.name + ".png"), dpi=150)
+    svg = path.with_name(f"{path.name}.svg")
+    figure.savefig(svg, metadata={"Date": None})
+    figure.savefig(path.with_name(f"{path.name}.png"), dpi=150)
     plt.close(figure)
+    return svg
