@@ -23,7 +23,7 @@ def main(config: DictConfig) -> None:
         )
     run_dirs = [RunDir.open_trained(Path(path)) for path in _as_list(values["run"])]
     if values["root"]:
-        for run_dir in run_dirs:
+        for run_dir in run_dirs:  # in memory only: config.yaml stays as it is
             run_dir.config["data"]["root"] = values["root"]
 
     # Imported only here, because it imports torch: --help and mistyped keys are answered at once.
@@ -33,6 +33,7 @@ def main(config: DictConfig) -> None:
         evaluate_runs(run_dirs, trainer, protocol)
     else:
         files = _as_list(values["weights"])
+        # One file is named by its net, several of the same net by their paths.
         names = files if len(files) > 1 else [values["choices"]["model"]]
         nets = [
             values | {"weights": file, "name": name}

@@ -80,6 +80,7 @@ def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metada
         "mean": mean[::-1] if bgr else mean,  # read as RGB in any case
         "std": std[::-1] if bgr else std,
     }
+    # In evaluation mode, or ONNX would export batch norm as in training.
     return member.net.eval(), data.image_shape, metadata
 
 
@@ -89,6 +90,7 @@ def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[
     Returns:
         [3] if it is the same for all pixels, otherwise [3, H, W].
     """
+    # A mean per channel comes as [3] or, from ImageNet, as a row of pixels [W, 3].
     pixels = values.expand(*image_shape[1:], 3)
     constant = (pixels == pixels[0, 0]).all()
     return (pixels[0, 0] if constant else pixels.movedim(-1, 0)).tolist()
@@ -123,10 +125,11 @@ def write_onnx(
             (torch.zeros(2, *image_shape),),  # an N of 1 would be taken for a constant
             input_names=["images"],
             output_names=["scores"],
+            # Batches of any size; the height and width stay fixed.
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )
-    assert program is not None
+    assert program is not None  # only the older, TorchScript-based exporter returns None
     program.model.metadata_props.update(_as_text(metadata))
     atomic_write(out, lambda file: file.write(program.model_proto.SerializeToString()))
 

@@ -105,6 +105,7 @@ def measure(name: str, config: DictConfig, paper: dict[str, str] | None) -> Row:
 
 def rounds_to(value: float, printed: str) -> bool:
     """Check that a value rounds to a printed number; an empty one fits every value."""
+    # As many decimals as are printed: 3.857 rounds to 3.9, not to the printed 3.8.
     decimals = len(printed.partition(".")[2])
     return not printed or f"{value:.{decimals}f}" == printed
 
@@ -124,6 +125,7 @@ def nets_table(rows: Sequence[Row]) -> str:
 
 def compare_kernel_sizes(channels: int) -> str:
     """Compare three 3x3 layers with one 7x7 layer, as the VGG paper does in its Sec. 2.3."""
+    # As many channels in as out, as the VGG paper assumes.
     layers = [nn.Conv2d(channels, channels, 3, bias=False) for _ in range(3)]
     stack, single = nn.Sequential(*layers), nn.Conv2d(channels, channels, 7, bias=False)
     weights, weights_7x7 = count_parameters(stack), count_parameters(single)

@@ -97,6 +97,7 @@ def evaluate(
     silence_lightning()
     members, data = load_nets(nets)
     views = TestViews(data, protocol)
+    # Neither optimizer nor schedule: this module is only evaluated.
     classifier = Classifier(Ensemble(members))
     precision = trainer_config["precision"] or "32-true"
 
@@ -113,7 +114,7 @@ def evaluate(
         )
         start = time.perf_counter()
         trainer.test(classifier, datamodule=views, verbose=False)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start  # reading the images included
 
     # Images that cannot be read may have been skipped, so only those that were scored count.
     _, errors, errors_top5, images = classifier.eval_meter.compute()
@@ -164,6 +165,7 @@ def load_nets(
     members = []
     modules: dict[str, ImageDataModule] = {}  # nets with equal data share one module
     for config in nets:
+        # "all" turns OmegaConf's lists and dicts into Python's, which nets may keep and save.
         net = instantiate(config["model"], _convert_="all")
         load_weights(net, read_weights(Path(config["weights"])))
 
@@ -174,6 +176,7 @@ def load_nets(
             modules[key].setup("test")
         data = modules[key]
         first = next(iter(modules.values()))
+        # The labels stand for the images, which are too many to compare.
         if not np.array_equal(data.test_labels, first.test_labels):
             raise ValueError(
                 f"{config['name']} has different test images: all nets of an ensemble must be "

@@ -34,6 +34,7 @@ def center_crop(image: Tensor) -> list[Tensor]:
 def ten_crops(image: Tensor) -> list[Tensor]:
     """Return the standard 10 crops of an image [3, H, W]: one tensor [10, 3, 224, 224]."""
     image = resize(image, *scaled_size(image.shape[1], image.shape[2], CROP_SCALE))
+    # The corners of the resized image, which is 256 by at least 256: the crops overlap.
     bottom, right = (side - CROP_SIZE for side in image.shape[1:])
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
     crops = [
@@ -112,7 +113,7 @@ class TestViews(LightningDataModule):
         self, batch: tuple[Tensor, ...], _: int
     ) -> tuple[list[Tensor], Tensor]:
         """Separate the views from the labels."""
-        *views, labels = batch
+        *views, labels = batch  # one tensor of views for each size
         return views, labels
 
 

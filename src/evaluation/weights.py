@@ -94,7 +94,7 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
         raise ValueError(
             f"the weights are of another net: {len(different)} keys differ, first {first}"
         )
-    net.load_state_dict(state, strict=False)
+    net.load_state_dict(state, strict=False)  # checked above, with a better message
 
 
 def _fold_conv_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,7 +103,8 @@ def _fold_conv_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     Batch norm removes any constant that its input contains, so in evaluation the result is
     exactly that of the convolution with its bias. The authors' released ResNet-50 has such a bias.
     """
-    state = dict(state)
+    state = dict(state)  # the caller's stays as it is
+    # named_modules() has the order of registration: a batch norm comes after its convolution.
     for (name, layer), (norm_name, norm) in pairwise(net.named_modules()):
         if not isinstance(layer, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
             continue

@@ -24,7 +24,7 @@ DEPTH = r"seed|model\.(n|depth)"
 NET = r"seed|model\..*"
 
 PAPER_DATA = ("cifar10", "imagenet")
-IMAGENET_IMAGES = 1281167
+IMAGENET_IMAGES = 1281167  # training images of ILSVRC 2012
 # Keys that do not make a training differ from the paper's: the net, the validation split (which
 # the paper leaves open), the precision, and how often something is written.
 NO_DEPARTURE = re.compile(
@@ -42,6 +42,7 @@ def comparison_key(config: Config, ignore: str) -> str:
     Returns:
         A letter and 11 hexadecimal digits: never read as a number from a CSV file.
     """
+    # A key that the stored config lacks counts as its default: a new key orphans no results.
     complete = identity_keys(chosen_values(config["choices"]) | flatten(config))
     kept = {key: value for key, value in sorted(complete.items()) if not re.fullmatch(ignore, key)}
     return "c" + hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:11]
@@ -84,6 +85,7 @@ def departures(config: Config, train_images: int | None = None) -> str:
     changed = changed_keys(config, recipe=data)
     if "recipe.iterations" in changed:
         parts.append("{:,} of {:,} iterations".format(*changed.pop("recipe.iterations")))
+    # A smaller copy of ImageNet has the same config, so only the number of images shows it.
     all_images = IMAGENET_IMAGES - config["data"].get("val_images", 0)
     if data == "imagenet" and train_images not in (None, all_images):
         parts.append(f"{train_images:,} of {IMAGENET_IMAGES:,} images")
@@ -124,6 +126,7 @@ def variant_labels(configs: Sequence[Config], keys: str = ".*") -> list[str]:
 def paper_result(row: Row) -> Row | None:
     """Return the paper's row for the net and the test protocol of a result row, if it has one."""
     model = row["model"]
+    # model=resnet n=9 and model=resnet56 are one net.
     net = model if re.search(r"\d", model) else f"{model}{row['depth']}"
     wanted = {
         "data": row["data"],

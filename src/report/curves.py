@@ -30,6 +30,7 @@ def draw_curves(runs: Sequence[Run]) -> plt.Figure | None:
     runs = [run for run, _ in drawn]
     limit = error_limit(runs)
 
+    # One axes for each family, as in Fig. 6, which has the plain nets on its left.
     families = group_by(drawn, lambda pair: pair[0].row["family"])
     columns = min(AXES_PER_ROW, len(families))
     rows = math.ceil(len(families) / columns)
@@ -58,7 +59,7 @@ def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> plt.Line2
     held_out = [run.held_out_curve for run in seeds]
     color = style.color
     axis.plot(*_mean(seeds, training), color=color, linestyle="dashed", linewidth=1)
-    if len(seeds) > 1:
+    if len(seeds) > 1:  # a single one would lie under the bold line
         for curve in held_out:
             axis.plot(*zip(*curve, strict=True), color=color, linewidth=0.5)
 
@@ -90,6 +91,7 @@ def _legend_title(runs: Sequence[Run], limit: float) -> str:
         parts.append("thin: single seeds")
     states = {run.state for run in runs}
     parts += [f"{sign} {state}" for state, (_, sign) in END_MARKERS.items() if state in states]
+    # By the last value: the curves of all nets start above the limit.
     cut = dict.fromkeys(run.net for run in runs if run.held_out_curve[-1][1] > limit)
     if cut:
         parts.append(f"above {limit:.0f}%: {' and '.join(cut)}")

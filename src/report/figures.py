@@ -57,6 +57,7 @@ def styles(runs: Sequence[Run]) -> list[Style]:
 
     A depth has several styles if its runs differ in more than net and seed.
     """
+    # Sorted by depth, so that the n-th color is the n-th depth, whichever family has it.
     depths = [run.row["depth"] for run in runs]
     kinds = list(zip(depths, variant_labels([run.config for run in runs]), strict=True))
     order = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
@@ -75,6 +76,7 @@ def error_limit(runs: Sequence[Run]) -> float:
     As in Fig. 6, nets with more than 60% may be cut off: if the others then need less than half
     of the axis, and at least three nets of each such family remain.
     """
+    # Runs without a curve count as 0, and so neither as high nor as remaining.
     nets = [(run.row["family"], run.row["depth"], _late_maximum(run)) for run in runs]
     highest = max((error for *_, error in nets), default=0)
     low = max((error for *_, error in nets if error <= HIGH_ERROR), default=0)
@@ -82,6 +84,7 @@ def error_limit(runs: Sequence[Run]) -> float:
     cut = {family for family, _, error in nets if error > HIGH_ERROR}
     if 2 * low < highest and all(sum(f == family for f, _ in remaining) >= 3 for family in cut):
         highest = low
+    # 100% also where nothing is to be drawn yet.
     return 1.1 * highest + 0.5 if 0 < highest <= HIGH_ERROR else 100.0
 
 
@@ -116,6 +119,7 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
     """
     ordered = sorted(lines)
     labels = [style.label for style in ordered]
+    # matplotlib does not wrap a legend's columns: they are what fits the width.
     longest = max(map(len, labels)) + 8  # 8 for the line and the gap
     columns = int(figure.get_figwidth() * LETTERS_PER_INCH / longest)
     columns = max(1, min(len(labels), columns))

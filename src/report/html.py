@@ -27,6 +27,7 @@ RESULTS = {
     "commit": "{git_commit!s:.8}",
     "date": "{date}",
 }
+# Also of a mean and its standard deviation, and of parameters in millions.
 NUMBER = re.compile(r"[-+]?\d[\d.,]*( M| ± [\d.]+)?|-")
 LONG_TEXT = 24  # letters above which the cells of a column may wrap
 PLOT_CONFIG = {"displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}

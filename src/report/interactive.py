@@ -67,6 +67,7 @@ def axis_views(runs: Sequence[Run]) -> tuple[dict[str, View], dict[str, View]]:
     limit = error_limit(runs)
     ys = {BOTH: View("training and held-out error (%)", limit, "%")}
     for column, title in CURVES.items():
+        # Only columns that some run has: without held-out images there is no val/error.
         values = [value for run in runs for _, value in run.curve(column)]
         if values:
             is_error = column.endswith("error")
@@ -122,7 +123,7 @@ def _curve_traces(
                 legendgroup=str(run.path),
                 meta=filter_values(run.row) | view,
                 visible=False,
-                showlegend=not dashed,
+                showlegend=not dashed,  # one entry switches both lines of a run
                 mode="lines+markers" if marked else "lines",
                 marker={"symbol": "circle-open", "size": [0] * (len(curve) - 1) + [8]},
                 line_color=style.color,
@@ -175,13 +176,14 @@ def _depth_traces(runs: Sequence[Run], label: str, symbol: str, column: str) -> 
         mode="lines+markers",
         line={"color": color, "dash": "dash" if family == "plain" else "solid"},
         marker=marker,
-        connectgaps=True,
+        connectgaps=True,  # where the filter of depths took a point out
         hoverinfo="skip",
         meta=meta | {"means": means},
         **group,
     )
     points = [
         go.Scatter(
+            # A trace of its own, because the page filters traces, not points.
             x=[str(run.row["depth"])],
             y=[run.row[column]],
             mode="markers",
@@ -199,6 +201,7 @@ def _depth_traces(runs: Sequence[Run], label: str, symbol: str, column: str) -> 
 
 def _figure(traces: list[go.Scatter], title: str, height: int) -> go.Figure:
     """Lay out traces above their legend."""
+    # One entry for each run or series, however many traces it has.
     entries = {trace.legendgroup: trace.name for trace in traces}.values()
     columns = 2 if max(map(len, entries)) <= TWO_COLUMNS else 1
     legend_height = LEGEND_ROW * math.ceil(len(entries) / columns) + 10

@@ -24,6 +24,7 @@ def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
     if not nets:
         return None
     figure, axes = new_figure(2, 1, width=7.5, share_axes=True)
+    # Fig. 7 shows both: the order of the layers on top, and sorted by size below.
     in_order, by_size = axes[:, 0]
     lines = _draw(in_order, nets)
     _draw(by_size, {style: sorted(values, reverse=True) for style, values in nets.items()})
@@ -48,7 +49,7 @@ def draw_gradients(runs: Sequence[Run]) -> plt.Figure | None:
     figure, [[axis]] = new_figure(1, 1, width=7.5)
     lines = _draw(axis, nets)
     axis.set(title="gradients of the layers' weights", xlabel="layer", ylabel="L2 norm")
-    axis.set_yscale("log")
+    axis.set_yscale("log")  # norms differ by orders of magnitude between layers
     add_legend(figure, lines, LEGEND_TITLE)
     return figure
 
@@ -66,6 +67,7 @@ def _read_nets(runs: Sequence[Run], column: str) -> dict[Style, list[float]]:
         furthest = max(run.layers[0]["iteration"] for run, _ in seeds)
         if furthest < run.row["iterations"]:
             label += f" at {furthest:,.0f} of {run.row['iterations']:,} iterations"
+        # The responses of layers that are no 3x3 convolutions have empty cells.
         by_seed = [
             [row[column] for row in run.layers if column in row]
             for run, _ in seeds

@@ -17,9 +17,11 @@ Curve = list[tuple[float, float]]  # (iteration, value)
 Metrics = list[dict[str, float]]
 Skipped = list[tuple[Path, str]]
 
+# From the most complete to the least: of copies of a run the first state wins.
 STATES = ("finished", "unfinished", "failed", "not started")
 PROTOCOLS = ("center", "10crop", "multiscale")
 FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
+# What differs between the protocols; the training error and the speed are those of the run.
 EVALUATION_KEYS = ("protocol", "test_error", "test_error_top5")
 
 # What the page and the W&B workspace draw: columns of metrics.csv over the iterations, and keys of
@@ -79,6 +81,7 @@ class Run:
 
     def curve(self, column: str) -> Curve:
         """Return (iteration, value) wherever a column of metrics.csv has a finite value."""
+        # Cells are empty at the iterations that are not evaluated; a loss may have diverged.
         rows = [row for row in self.metrics if math.isfinite(row.get(column, math.nan))]
         return [(row["iteration"], row[column]) for row in rows]
 
@@ -110,6 +113,8 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
             reason = _one_line(f"{type(error).__name__}: {error}")
             skipped.append((path, f"cannot be read: {reason}"))
 
+    # Copies have equal configs, whatever their directories are called: a run may have been copied
+    # from another machine after it was finished there.
     unique: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: STATES.index(run.state)):
         first = unique.setdefault(comparison_key(run.config, ignore=""), run)
@@ -136,7 +141,7 @@ def group_runs(runs: Iterable[Run], ignore: str, keys: str = ".*") -> list[tuple
 
 def _order(run: Run) -> tuple[Any, ...]:
     name = run.row["family"]
-    rank = [*FIRST_FAMILIES, name].index(name)
+    rank = [*FIRST_FAMILIES, name].index(name)  # any other family comes after both
     return run.row["data"], rank, name, run.row["depth"], run.row["run"]
 
 
@@ -158,7 +163,8 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
         run.state = "finished"
         others = filter(None, map(run_dir.evaluation, PROTOCOLS[1:]))
         run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
-    elif run_dir.error.exists():
+    elif run_dir.error.exists():  # a run that is resumed removes it
+        # Its text may come from anywhere, so it need not be valid UTF-8.
         first_line = run_dir.error.read_text(errors="replace").strip().partition("\n")[0]
         run.state = "failed"
         run.error = _one_line(first_line) or "no reason given"
@@ -193,7 +199,9 @@ def _summary_row(path: Path, summary: Row) -> Row:
     missing = [key for key in needed if not isinstance(summary.get(key), int | float)]
     if missing:
         raise ValueError(f"summary.json has no number for {', '.join(missing)}")
+    # summary.json is written last, and has no date of its own.
     finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
+    # A text, as a cell of a CSV file holds no dict.
     versions = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
     return {**summary, "versions": versions, "date": finished.date().isoformat()}
 
@@ -216,6 +224,7 @@ def _read_numbers(path: Path, skipped: Skipped) -> Metrics:
 def _last_evaluation(rows: Metrics) -> Metrics:
     """Return the last rows of one iteration that are as many as those of the first."""
     evaluations = list(group_by(rows, lambda row: row["iteration"]).values())
+    # A run that is being written or was killed leaves fewer rows than there are layers.
     complete = [rows for rows in evaluations if len(rows) == len(evaluations[0])]
     return complete[-1] if complete else []
 

@@ -44,6 +44,7 @@ def results_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
 
 def _results_line(name: str, seeds: Sequence[Row]) -> dict[str, str]:
     row, data = seeds[0], seeds[0]["data"]
+    # The seeds differ in nothing that the columns before the errors show.
     test_errors = [seed["test_error"] for seed in seeds]
     line = {
         "net": name,
@@ -81,6 +82,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 def mean_std(values: Sequence[float], unit: str = "") -> str:
     """Format a mean and, of several values, their standard deviation."""
+    # stdev divides by n - 1: the seeds are a sample of all.
     std = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
     return f"{mean(values):.2f}{std}{unit}"
 
@@ -123,6 +125,7 @@ def _compare_depths(runs: Sequence[Run], label: str) -> str:
         return ""
     depths = (max(by_depth), min(by_depth))
     deep, shallow = ([run.row["train_error"] for run in by_depth[depth]] for depth in depths)
+    # Of the training error: that it rises with depth is what the paper calls degradation.
     increase = mean(deep) - mean(shallow)
     sign = ">" if increase > 0 else "<" if increase < 0 else "="
     verdict = f"degradation by {increase:.2f} points" if increase > 0 else "no degradation"
@@ -135,6 +138,7 @@ def _compare_depths(runs: Sequence[Run], label: str) -> str:
 
 def speed_table(rows: Sequence[Row]) -> str:
     """Lay out the benchmark's training speeds, each implementation with its default settings."""
+    # One of the benchmark's measures; the file has them all.
     default = [row for row in rows if row["measure"] == "step, each at its default"]
     return markdown_table(SPEED, [[str(row[key]) for key in SPEED] for row in default])
 
@@ -171,5 +175,6 @@ def fill_tables(text: str, root: Path) -> str:
         table = TABLES[match["kind"]](read_csv(root / match["file"]))
         return f"{match['open']}\n{table}\n<!-- end -->"
 
+    # Not greedy, so that a table ends at the first `end` after it.
     opening = rf"(?P<open><!-- (?P<kind>{'|'.join(TABLES)}): (?P<file>\S+) -->)"
     return re.sub(rf"{opening}\n.*?<!-- end -->", fill, text, flags=re.S)
