@@ -150,16 +150,15 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     config = run_dir.config
     metrics = _read_numbers(run_dir.metrics, skipped)
     layers = _last_evaluation(_read_numbers(run_dir.layers, skipped))
-    row = _config_row(path.name, config)
-    if run_dir.summary is not None:
-        summary = _summary_row(path, run_dir.summary)
-        # The config is what the other runs are compared by; only the net itself knows its depth.
-        row |= summary | row | {"depth": summary["depth"]}
+    row, summary = _config_row(path.name, config), run_dir.summary
+    if summary is not None:
+        # The config is what runs are compared by, but only the net itself knows its depth.
+        row |= _summary_row(path, summary) | row | {"depth": summary["depth"]}
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
 
     run = Run(path, config, "not started", row, metrics, layers)
-    if run_dir.summary is not None:
+    if summary is not None:
         run.state = "finished"
         others = filter(None, map(run_dir.evaluation, PROTOCOLS[1:]))
         run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
