@@ -23,25 +23,23 @@ def main(config: DictConfig) -> None:
         )
     run_dirs = [RunDir.open_trained(Path(path)) for path in _as_list(values["run"])]
     if values["root"]:
-        for run_dir in run_dirs:
+        for run_dir in run_dirs:  # in memory only: config.yaml stays as it is
             run_dir.config["data"]["root"] = values["root"]
 
     # Imported only here, because it imports torch: --help and mistyped keys are answered at once.
-    from src.evaluation.evaluator import evaluate, evaluate_ensemble, evaluate_run
+    from src.evaluation.evaluator import evaluate, evaluate_runs, make_title
 
-    if len(run_dirs) == 1:
-        evaluate_run(run_dirs[0], trainer, protocol)
-    elif run_dirs:
-        evaluate_ensemble(run_dirs, trainer, protocol)
+    if run_dirs:
+        evaluate_runs(run_dirs, trainer, protocol)
     else:
         files = _as_list(values["weights"])
+        # One file is named by its net, several of the same net by their paths.
         names = files if len(files) > 1 else [values["choices"]["model"]]
         nets = [
             values | {"weights": file, "name": name}
             for file, name in zip(files, names, strict=True)
         ]
-        title = f"{'ensemble of ' if len(files) > 1 else ''}{' and '.join(names)}"
-        evaluate(nets, trainer, protocol, f"{title} on {values['choices']['data']}")
+        evaluate(nets, trainer, protocol, make_title(names, values["choices"]["data"]))
 
 
 def _as_list(value: str | list[str] | None) -> list[str]:

@@ -3,21 +3,17 @@
 import argparse
 import json
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.cli import run_entry_point
 from src.runs.atomic_io import atomic_write
-from src.runs.config_files import check_targets
 from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Metadata = dict[str, Any]
-
-PACKAGES = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 
 
 def main() -> None:
@@ -29,12 +25,11 @@ def main() -> None:
         "the order `channels`, subtract `mean`, divide by `std`.",
     )
     parser.add_argument("run", type=Path, help="the run directory")
-    parser.add_argument(
-        "out",
-        type=Path,
-        help="FILE.pt or FILE.pth: a state dict, with channels, mean and std in FILE.json next to "
-        "it; FILE.safetensors or FILE.onnx: with channels, mean and std as metadata inside",
+    formats = (
+        "FILE.pt or FILE.pth: a state dict, with channels, mean and std in FILE.json next to "
+        "it; FILE.safetensors or FILE.onnx: with channels, mean and std as metadata inside"
     )
+    parser.add_argument("out", type=Path, help=formats)
     arguments = parser.parse_args()
     export(arguments.run, arguments.out)
     print(f"written: {arguments.out}")
@@ -54,17 +49,13 @@ def export(run: Path, out: Path) -> None:
     if out.suffix not in WRITERS:
         raise ValueError(f"{out} must end in one of {', '.join(WRITERS)}")
     run_dir = RunDir.open_trained(run)
-    check_targets(run_dir.config, run)
     if run_dir.summary is None:
         raise ValueError(f"{run} is not finished: rerun the command that started it to resume it")
 
     # Imported only here, because it imports torch: the errors above are reported at once.
-    from src.evaluation.weights import INSTALL_EXPORT_PACKAGES
+    from src.evaluation.weights import check_packages
 
-    missing = [name for name in PACKAGES.get(out.suffix, ()) if find_spec(name) is None]
-    if missing:
-        packages = " and ".join(missing)
-        raise ValueError(f"{out.suffix} files need {packages}: {INSTALL_EXPORT_PACKAGES}")
+    check_packages(out)
     WRITERS[out.suffix](out, *load_run(run_dir))
 
 
@@ -75,29 +66,22 @@ def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metada
         The net with its final weights, the shape [C, H, W] of its images, and the metadata that a
         user of the net needs.
     """
-    from hydra.utils import instantiate
+    from src.evaluation.evaluator import load_nets, run_config
 
-    from src.evaluation.weights import load_weights, read_weights
-
-    config = run_dir.config
-    net = instantiate(config["model"], _convert_="all").eval()
-    load_weights(net, read_weights(run_dir.last_checkpoint))
-    data = instantiate(config["data"], seed=config["seed"], _convert_="all")
-    data.prepare_data()
-    data.setup()
-
+    (member,), data = load_nets([run_config(run_dir)])
     mean = channels_first(data.mean, data.image_shape)
     std = [1.0] * 3 if data.std is None else channels_first(data.std, data.image_shape)
-    bgr = config["data"].get("bgr", False)  # ImageNet only; mean and std are RGB in any case
+    config, bgr = run_dir.config, member.bgr
     metadata = {
         "net": config["choices"]["model"],
         "model": config["model"],
         "data": config["choices"]["data"],
         "channels": "BGR" if bgr else "RGB",
-        "mean": mean[::-1] if bgr else mean,
+        "mean": mean[::-1] if bgr else mean,  # read as RGB in any case
         "std": std[::-1] if bgr else std,
     }
-    return net, data.image_shape, metadata
+    # In evaluation mode, or ONNX would export batch norm as in training.
+    return member.net.eval(), data.image_shape, metadata
 
 
 def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[Any]:
@@ -106,6 +90,7 @@ def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[
     Returns:
         [3] if it is the same for all pixels, otherwise [3, H, W].
     """
+    # A mean per channel comes as [3] or, from ImageNet, as a row of pixels [W, 3].
     pixels = values.expand(*image_shape[1:], 3)
     constant = (pixels == pixels[0, 0]).all()
     return (pixels[0, 0] if constant else pixels.movedim(-1, 0)).tolist()
@@ -140,10 +125,11 @@ def write_onnx(
             (torch.zeros(2, *image_shape),),  # an N of 1 would be taken for a constant
             input_names=["images"],
             output_names=["scores"],
+            # Batches of any size; the height and width stay fixed.
             dynamic_shapes=({0: torch.export.Dim("N")},),
             verbose=False,
         )
-    assert program is not None
+    assert program is not None  # only the older, TorchScript-based exporter returns None
     program.model.metadata_props.update(_as_text(metadata))
     atomic_write(out, lambda file: file.write(program.model_proto.SerializeToString()))
 

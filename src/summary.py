@@ -26,6 +26,7 @@ from src.models.complexity import (
 from src.tables import Row, markdown_table, write_csv
 
 PAPER_COMPLEXITY = Path(__file__).with_name("report") / "paper_complexity.csv"
+PAPER_COLUMNS = ("parameters_printed", "multiply_adds_printed", "where")
 PAPER_UNITS = {"parameters": 1e6, "multiply_adds": 1e9}  # the papers print millions and billions
 IMAGE_SIZE = {10: 32, 1000: 224}  # by number of classes: CIFAR-10 and ImageNet
 EXPLANATION = """\
@@ -44,15 +45,10 @@ def main() -> None:
     parser.add_argument("nets", nargs="*", help="names of nets (default: all; takes half a minute)")
     parser.add_argument("-o", dest="out", type=Path, help="also write the table to this CSV file")
     options = parser.parse_args()
-    show_nets(options.nets, options.out)
-
-
-def show_nets(names: Sequence[str] = (), out: Path | None = None) -> None:
-    """Print the table of the named nets, or of all, and write it to the CSV file `out` if given."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        rows = measure_nets(names or [path.stem for path in (CONF / "model").glob("*.yaml")])
-    if out:
-        write_csv(out, rows)
+        rows = measure_nets(options.nets or [path.stem for path in (CONF / "model").glob("*.yaml")])
+    if options.out:
+        write_csv(options.out, rows)
     print(nets_table(rows), EXPLANATION, compare_kernel_sizes(channels=512), sep="\n\n")
 
 
@@ -62,8 +58,9 @@ def measure_nets(names: Sequence[str]) -> list[Row]:
     Returns:
         One row for each net, by image size and family, shallow nets first.
     """
-    with open(PAPER_COMPLEXITY, newline="") as file:
-        paper = {row["net"]: row for row in csv.DictReader(file)}
+    # Not by read_csv, which makes numbers of them: 25.0 would lose the decimal that is printed.
+    lines = csv.DictReader(PAPER_COMPLEXITY.read_text().splitlines())
+    paper = {line["net"]: line for line in lines}
     configs = {name: compose("train", [f"model={name}"]).model for name in names}
 
     def order(name: str) -> tuple[int, str, int, str]:
@@ -71,21 +68,22 @@ def measure_nets(names: Sequence[str]) -> list[Row]:
         # By length before name, so that resnet20 precedes resnet110.
         return IMAGE_SIZE[config.num_classes], config._target_, len(name), name
 
-    return [measure(name, configs[name], paper.get(name, {})) for name in sorted(names, key=order)]
+    return [measure(name, configs[name], paper.get(name)) for name in sorted(names, key=order)]
 
 
-def measure(name: str, config: DictConfig, paper: dict[str, str]) -> Row:
+def measure(name: str, config: DictConfig, paper: dict[str, str] | None) -> Row:
     """Measure one net.
 
     Args:
         name: Its file in conf/model.
         config: The contents of that file.
-        paper: Its row of paper_complexity.csv, or empty.
+        paper: Its row of paper_complexity.csv, or None.
     """
     with torch.device("meta"):  # shapes without memory
         net = instantiate(config, _convert_="all")
     size = IMAGE_SIZE[config.num_classes]
     image_shape = (3, size, size)
+    paper = paper or dict.fromkeys(PAPER_COLUMNS, "")
     row = {
         "net": name if re.search(r"\d", name) else f"{name} n={config.n}",
         "image": size,
@@ -94,19 +92,20 @@ def measure(name: str, config: DictConfig, paper: dict[str, str]) -> Row:
         "multiply_adds": count_multiply_adds(net, image_shape),
         "activations_mb": round(activation_bytes(net, image_shape) / 1e6, 3),
         "receptive_field": receptive_field(net),
+        **{column: paper[column] for column in PAPER_COLUMNS},
     }
-    row |= {f"{key}_printed": paper.get(f"{key}_printed", "") for key in PAPER_UNITS}
-    units = PAPER_UNITS.items()
     differing = [
-        key for key, unit in units if not rounds_to(row[key] / unit, row[f"{key}_printed"])
+        key.replace("_", "-")
+        for key, unit in PAPER_UNITS.items()
+        if not rounds_to(row[key] / unit, row[f"{key}_printed"])
     ]
-    names = " and ".join(differing).replace("_", "-")
-    reason = f"{names}: {paper['why'] or 'counted otherwise'}" if differing else ""
-    return row | {"where": paper.get("where", ""), "differs": reason}
+    # A net that differs has a reason in the file.
+    return row | {"differs": f"{' and '.join(differing)}: {paper['why']}" if differing else ""}
 
 
 def rounds_to(value: float, printed: str) -> bool:
     """Check that a value rounds to a printed number; an empty one fits every value."""
+    # As many decimals as are printed: 3.857 rounds to 3.9, not to the printed 3.8.
     decimals = len(printed.partition(".")[2])
     return not printed or f"{value:.{decimals}f}" == printed
 
@@ -126,6 +125,7 @@ def nets_table(rows: Sequence[Row]) -> str:
 
 def compare_kernel_sizes(channels: int) -> str:
     """Compare three 3x3 layers with one 7x7 layer, as the VGG paper does in its Sec. 2.3."""
+    # As many channels in as out, as the VGG paper assumes.
     layers = [nn.Conv2d(channels, channels, 3, bias=False) for _ in range(3)]
     stack, single = nn.Sequential(*layers), nn.Conv2d(channels, channels, 7, bias=False)
     weights, weights_7x7 = count_parameters(stack), count_parameters(single)

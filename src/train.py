@@ -35,7 +35,7 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         callbacks: further callbacks of the Trainer, called after the run's own.
     """
     # Imported here: torch and Lightning take seconds, which --help and error messages need not.
-    from src.evaluation.evaluator import evaluate_run
+    from src.evaluation.evaluator import evaluate_runs
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
     from src.training.distributed import is_rank_zero
     from src.training.intervals import Intervals
@@ -49,7 +49,7 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         if not run_dir.evaluated_as_configured:
             config = run_dir.config
             preemption = Preemption(run_dir, Intervals.of(config))
-            evaluate_run(run_dir, config["trainer"], config["protocol"], preemption)
+            evaluate_runs([run_dir], config["trainer"], config["protocol"], preemption)
 
 
 def run_in_sweep(run_dir: RunDir) -> None:

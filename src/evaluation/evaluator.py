@@ -22,37 +22,19 @@ from src.training.distributed import cluster_environment, is_rank_zero
 from src.training.precision import device_name, forbid_tf32
 
 
-def evaluate_run(
-    run_dir: RunDir, trainer_config: dict[str, Any], protocol: str, *callbacks: Callback
+def evaluate_runs(
+    run_dirs: list[RunDir], trainer_config: dict[str, Any], protocol: str, *callbacks: Callback
 ) -> None:
-    """Evaluate a run, and save the result in its run directory.
+    """Evaluate a run, or several together as an ensemble.
 
-    The result of `center` is not saved: it is in the summary already.
-
-    Args:
-        run_dir: A run with a checkpoint.
-        trainer_config: Arguments of Lightning's Trainer; a precision of None means the run's own.
-        protocol: A key of `PROTOCOLS`.
-        callbacks: More callbacks for Lightning's Trainer.
-    """
-    config = run_dir.config
-    precision = trainer_config["precision"] or config["trainer"]["precision"]
-    title = f"{run_dir.path.name} on {config['choices']['data']}"
-    trainer_config = trainer_config | {"precision": precision}
-    result = evaluate([run_config(run_dir)], trainer_config, protocol, title, *callbacks)
-    if protocol != "center" and is_rank_zero():
-        run_dir.write_evaluation(result)
-
-
-def evaluate_ensemble(
-    run_dirs: list[RunDir], trainer_config: dict[str, Any], protocol: str
-) -> None:
-    """Evaluate several runs together, as an ensemble.
+    The result of a single run is saved in its run directory, but not that of `center`: it is in
+    the summary already.
 
     Args:
         run_dirs: Runs with a checkpoint, on the same test images.
         trainer_config: Arguments of Lightning's Trainer; a precision of None means the runs' own.
         protocol: A key of `PROTOCOLS`.
+        callbacks: More callbacks for Lightning's Trainer.
 
     Raises:
         ValueError: If the precision is None and the runs were trained in different ones.
@@ -65,9 +47,16 @@ def evaluate_ensemble(
             "choose one with trainer.precision=..."
         )
     precision = trainer_config["precision"] or precisions[0]
-    title = f"ensemble of {' and '.join(net['name'] for net in nets)}"
-    title += f" on {nets[0]['choices']['data']}"
-    evaluate(nets, trainer_config | {"precision": precision}, protocol, title)
+    title = make_title([net["name"] for net in nets], nets[0]["choices"]["data"])
+    trainer_config = trainer_config | {"precision": precision}
+    result = evaluate(nets, trainer_config, protocol, title, *callbacks)
+    if len(run_dirs) == 1 and protocol != "center" and is_rank_zero():
+        run_dirs[0].write_evaluation(result)
+
+
+def make_title(names: list[str], data: str) -> str:
+    """Return what is evaluated: `resnet20 on cifar10`, or `ensemble of A and B on cifar10`."""
+    return f"{'ensemble of ' if len(names) > 1 else ''}{' and '.join(names)} on {data}"
 
 
 def run_config(run_dir: RunDir) -> dict[str, Any]:
@@ -108,6 +97,7 @@ def evaluate(
     silence_lightning()
     members, data = load_nets(nets)
     views = TestViews(data, protocol)
+    # Neither optimizer nor schedule: this module is only evaluated.
     classifier = Classifier(Ensemble(members))
     precision = trainer_config["precision"] or "32-true"
     forbid_tf32(precision)
@@ -121,16 +111,18 @@ def evaluate(
             enable_checkpointing=False,
             enable_progress_bar=False,
             plugins=[cluster_environment()],
+            use_distributed_sampler=False,  # the data share out batches themselves
             callbacks=[ImageProgress(bar), *callbacks],
         )
         start = time.perf_counter()
         trainer.test(classifier, datamodule=views, verbose=False)
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start  # reading the images included
 
     # Images that cannot be read may have been skipped, so only those that were scored count.
     _, errors, errors_top5, images = classifier.eval_meter.compute()
     if not images:
         raise ValueError("none of the test images can be read")
+    speed = images / seconds
     result = {
         "protocol": protocol,
         "errors": errors,
@@ -138,7 +130,7 @@ def evaluate(
         "images": images,
         "test_error": 100 * errors / images,
         "test_error_top5": 100 * errors_top5 / images,
-        "images_per_second": images / seconds,
+        "images_per_second": speed,
         "precision": precision,
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
@@ -146,18 +138,13 @@ def evaluate(
         "git_commit": git_commit(),
     }
     if trainer.is_global_zero:
-        print(f"{title}, {_format_result(result)}", flush=True)
+        print(
+            f"{title}, {protocol}: top-1 error {result['test_error']:.2f}%, "
+            f"top-5 error {result['test_error_top5']:.2f}% ({errors:,} and {errors_top5:,} of "
+            f"{images:,} test images), {speed:,.{0 if speed >= 10 else 1}f} images/s",
+            flush=True,  # shown at once also where the output is a file
+        )
     return result
-
-
-def _format_result(result: dict[str, Any]) -> str:
-    speed = result["images_per_second"]
-    return (
-        f"{result['protocol']}: top-1 error {result['test_error']:.2f}%, "
-        f"top-5 error {result['test_error_top5']:.2f}% ({result['errors']:,} and "
-        f"{result['errors_top5']:,} of {result['images']:,} test images), "
-        f"{speed:,.{0 if speed >= 10 else 1}f} images/s"
-    )
 
 
 def load_nets(
@@ -180,6 +167,7 @@ def load_nets(
     members = []
     modules: dict[str, ImageDataModule] = {}  # nets with equal data share one module
     for config in nets:
+        # "all" turns OmegaConf's lists and dicts into Python's, which nets may keep and save.
         net = instantiate(config["model"], _convert_="all")
         load_weights(net, read_weights(Path(config["weights"])))
 
@@ -190,6 +178,7 @@ def load_nets(
             modules[key].setup("test")
         data = modules[key]
         first = next(iter(modules.values()))
+        # The labels stand for the images, which are too many to compare.
         if not np.array_equal(data.test_labels, first.test_labels):
             raise ValueError(
                 f"{config['name']} has different test images: all nets of an ensemble must be "

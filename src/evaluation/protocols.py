@@ -6,21 +6,19 @@
   fully convolutionally, with global average pooling over a larger feature map.
 """
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 from src.data import in_memory
 from src.data.image_datamodule import ImageDataModule
 from src.data.imagenet import ImageNet
 from src.data.in_memory import InMemoryEvalLoader
 from src.data.loader import EvalLoader
-from src.data.sampler import Batch
 from src.data.transforms import CROP_SIZE, resize, scaled_size
 from src.data.transforms import center_crop as crop_center
 
@@ -36,6 +34,7 @@ def center_crop(image: Tensor) -> list[Tensor]:
 def ten_crops(image: Tensor) -> list[Tensor]:
     """Return the standard 10 crops of an image [3, H, W]: one tensor [10, 3, 224, 224]."""
     image = resize(image, *scaled_size(image.shape[1], image.shape[2], CROP_SCALE))
+    # The corners of the resized image, which is 256 by at least 256: the crops overlap.
     bottom, right = (side - CROP_SIZE for side in image.shape[1:])
     corners = [(0, 0), (0, right), (bottom, 0), (bottom, right)]
     crops = [
@@ -60,22 +59,12 @@ def _with_mirror_images(images: list[Tensor]) -> Tensor:
     return torch.cat([stacked, stacked.flip(3)])
 
 
-class Protocol(NamedTuple):
-    """How the test images are cut into views and grouped into batches.
-
-    Args:
-        views: Makes views of an image, uint8 [3, H, W]: for each size, [views, 3, height, width].
-        batch_size: Images in a batch.
-    """
-
-    views: Callable[[Tensor], list[Tensor]]
-    batch_size: int
-
-
-PROTOCOLS = {
-    "center": Protocol(center_crop, 100),
-    "10crop": Protocol(ten_crops, 10),
-    "multiscale": Protocol(multi_scale, 1),  # complete images differ in shape
+# For each protocol how it makes views of an image uint8 [3, H, W], for each size of view
+# [views, 3, height, width], and how many images are in a batch.
+PROTOCOLS: dict[str, tuple[Callable[[Tensor], list[Tensor]], int]] = {
+    "center": (center_crop, 100),
+    "10crop": (ten_crops, 10),
+    "multiscale": (multi_scale, 1),  # complete images differ in shape
 }
 
 
@@ -98,44 +87,35 @@ class TestViews(LightningDataModule):
         super().__init__()
         data.check_protocol(protocol)
         self.data = data
-        self.protocol = PROTOCOLS[protocol]
+        self.protocol = protocol
 
     def test_dataloader(self) -> Iterable[tuple[Tensor, ...]]:
         """Return the batches of this process, each image once over all processes."""
         self.data.trainer = self.trainer  # tells the data module its device and rank
-        batches = self.data.test_dataloader()
-        if isinstance(batches, InMemoryEvalLoader):
-            return UncroppedBatches(batches.images, batches.labels)
+        loader = self.data.test_dataloader()
+        if isinstance(loader, InMemoryEvalLoader):
+            # A single view each, the image as it is. The sampler gives slices, so that batches
+            # are views of the memory on the device and no image is copied.
+            images = TensorDataset(loader.images[:, None], loader.labels)
+            slices = _slices(len(images), in_memory.TEST_BATCH)
+            return DataLoader(images, sampler=slices, batch_size=None)
 
         # The data module's own batches of indices are cut into batches that fit the protocol.
         assert isinstance(self.data, ImageNet)
-        size = self.protocol.batch_size
+        make_views, size = PROTOCOLS[self.protocol]
         indices = [
-            batch[first : first + size]
-            for batch in batches.index_batches
-            for first in range(0, len(batch), size)
+            batch[part] for batch in loader.index_batches for part in _slices(len(batch), size)
         ]
-        make_views = partial(self.data.splits["test"].load_views, self.protocol.views)
-        return EvalLoader(make_views, indices, batches.read_batches)
+        load_batch = partial(self.data.splits["test"].load_views, make_views)
+        return EvalLoader(load_batch, indices, loader.read_batches)
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], _: int
     ) -> tuple[list[Tensor], Tensor]:
         """Separate the views from the labels."""
-        *views, labels = batch
+        *views, labels = batch  # one tensor of views for each size
         return views, labels
 
 
-class UncroppedBatches:
-    """Batches of images [N, H, W, 3] with a single view each: the image as it is."""
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        self.views = images[:, None]
-        self.labels = labels
-
-    def __len__(self) -> int:
-        return math.ceil(len(self.labels) / in_memory.TEST_BATCH)
-
-    def __iter__(self) -> Iterator[Batch]:
-        size = in_memory.TEST_BATCH
-        return zip(self.views.split(size), self.labels.split(size), strict=True)
+def _slices(length: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, length, size)]

@@ -1,6 +1,7 @@
 """Load weights, from our own checkpoints or from elsewhere, without running code from the file."""
 
 import re
+from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-INSTALL_EXPORT_PACKAGES = "uv pip install --python .venv/bin/python --group export"
+# What files of these formats need besides the packages of a plain installation.
+PACKAGES = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
+INSTALL_PACKAGES = "uv pip install --python .venv/bin/python --group export"
+
+
+def check_packages(path: Path) -> None:
+    """Check that the packages for a file's format are installed.
+
+    Raises:
+        ValueError: If one is missing.
+    """
+    missing = [name for name in PACKAGES.get(path.suffix, ()) if find_spec(name) is None]
+    if missing:
+        packages = " and ".join(missing)
+        raise ValueError(f"{path.suffix} files need {packages}: {INSTALL_PACKAGES}")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -25,6 +40,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
+    check_packages(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -33,10 +49,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         else:
             # Unpickling can run any code; weights_only refuses everything but tensors and the like.
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"{path} needs the package safetensors: {INSTALL_EXPORT_PACKAGES}"
-        ) from error
     except Exception as error:  # a damaged file can make the readers raise anything
         writer = "safetensors" if path.suffix == ".safetensors" else "torch.save"
         raise ValueError(
@@ -82,7 +94,7 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
         raise ValueError(
             f"the weights are of another net: {len(different)} keys differ, first {first}"
         )
-    net.load_state_dict(state, strict=False)
+    net.load_state_dict(state, strict=False)  # checked above, with a better message
 
 
 def _fold_conv_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -91,7 +103,8 @@ def _fold_conv_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Ten
     Batch norm removes any constant that its input contains, so in evaluation the result is
     exactly that of the convolution with its bias. The authors' released ResNet-50 has such a bias.
     """
-    state = dict(state)
+    state = dict(state)  # the caller's stays as it is
+    # named_modules() has the order of registration: a batch norm comes after its convolution.
     for (name, layer), (norm_name, norm) in pairwise(net.named_modules()):
         if not isinstance(layer, nn.Conv2d) or not isinstance(norm, nn.BatchNorm2d):
             continue

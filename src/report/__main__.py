@@ -23,20 +23,10 @@ def main() -> None:
         "results (CSV), error curves and layer statistics (SVG and PNG), and one page of "
         "everything (index.html). The results are also printed.",
     )
-    parser.add_argument(
-        "runs",
-        nargs="*",
-        type=Path,
-        default=[Path("runs")],
-        help="run directories, or directories that contain some (default: runs)",
-    )
-    parser.add_argument(
-        "-o",
-        dest="out",
-        type=Path,
-        default=Path("report"),
-        help="the directory to write to (default: report)",
-    )
+    runs_help = "run directories, or directories that contain some (default: runs)"
+    parser.add_argument("runs", nargs="*", type=Path, default=[Path("runs")], help=runs_help)
+    out_help = "the directory to write to (default: report)"
+    parser.add_argument("-o", dest="out", type=Path, default="report", help=out_help)
     parser.add_argument(
         "--wandb",
         action="store_true",
@@ -58,7 +48,7 @@ def main() -> None:
     for path, reason in skipped:
         print(f"skipped: {path} {reason}", file=sys.stderr)
     for run in runs:
-        if run.state != "finished":
+        if not run.finished:
             error = f": {run.error}" if run.error else ""
             print(f"not in the results, {run.state}: {run.path}{error}", file=sys.stderr)
     if not runs:
@@ -82,24 +72,24 @@ def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
     layer_figures: dict[str, list[Path]] = {}
     for data, members in by_data.items():
         # The name comes from a config file, which may be a stranger's.
-        path = out / re.sub(r"[^\w.+-]+", "_", data)
+        name = re.sub(r"[^\w.+-]+", "_", data)
         layer_figures[data], written = [], []
         rows = [row for run in members for row in run.evaluations]
         if rows:
-            write_csv(path.with_name(f"{path.name}.csv"), rows)
+            write_csv(out / f"{name}.csv", rows)
             written.append(".csv")
             print(results_table(rows))
-        for name, draw in drawings.items():
+        for part, draw in drawings.items():
             figure = draw(members)
             if figure:
-                save_figure(figure, path.with_name(path.name + name))
-                written += [f"{name}.svg", f"{name}.png"]
-            if figure and name:  # the page has curves of its own
-                layer_figures[data].append(path.with_name(f"{path.name}{name}.svg"))
+                svg = save_figure(figure, out / f"{name}{part}")
+                written += [f"{part}.svg", f"{part}.png"]
+                if part:  # the page has curves of its own
+                    layer_figures[data].append(svg)
         for sentence in degradation(members):
             print(sentence)
         if written:
-            print(f"written: {path}{', '.join(written)}")
+            print(f"written: {out / name}{', '.join(written)}")
     write_page(out / "index.html", by_data, skipped, layer_figures)
     print(f"written: {out / 'index.html'}")
 
@@ -110,8 +100,8 @@ def send_to_wandb(runs: list[Run]) -> None:
 
     logger = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
     project, entity = logger["project"], logger["entity"]
-    finished = [run for run in runs if run.state == "finished"]
-    send_runs([RunDir(run.path, run.config) for run in finished], project, entity)
+    finished = [RunDir(run.path, run.config) for run in runs if run.finished]
+    send_runs(finished, project, entity)
     save_workspace(project, entity)
 
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,7 +24,7 @@ DEPTH = r"seed|model\.(n|depth)"
 NET = r"seed|model\..*"
 
 PAPER_DATA = ("cifar10", "imagenet")
-IMAGENET_IMAGES = 1281167
+IMAGENET_IMAGES = 1281167  # training images of ILSVRC 2012
 # Keys that do not make a training differ from the paper's: the net, the validation split (which
 # the paper leaves open), the precision, and how often something is written.
 NO_DEPARTURE = re.compile(
@@ -43,6 +42,7 @@ def comparison_key(config: Config, ignore: str) -> str:
     Returns:
         A letter and 11 hexadecimal digits: never read as a number from a CSV file.
     """
+    # A key that the stored config lacks counts as its default: a new key orphans no results.
     complete = identity_keys(chosen_values(config["choices"]) | flatten(config))
     kept = {key: value for key, value in sorted(complete.items()) if not re.fullmatch(ignore, key)}
     return "c" + hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:11]
@@ -80,16 +80,20 @@ def departures(config: Config, train_images: int | None = None) -> str:
     data = config["choices"]["data"]
     if data not in PAPER_DATA:
         return ""
-    parts: list[str] = []
+    parts = []
+    # The recipe of the data is the paper's, whichever recipe the run chose.
+    changed = changed_keys(config, recipe=data)
+    if "recipe.iterations" in changed:
+        parts.append("{:,} of {:,} iterations".format(*changed.pop("recipe.iterations")))
+    # A smaller copy of ImageNet has the same config, so only the number of images shows it.
     all_images = IMAGENET_IMAGES - config["data"].get("val_images", 0)
     if data == "imagenet" and train_images not in (None, all_images):
         parts.append(f"{train_images:,} of {IMAGENET_IMAGES:,} images")
-    # The recipe of the data is the paper's, whichever recipe the run chose.
-    for key, (value, default) in changed_keys(config, recipe=data).items():
-        if key == "recipe.iterations":
-            parts.insert(0, f"{value:,} of {default:,} iterations")
-        elif not NO_DEPARTURE.fullmatch(key):
-            parts.append(f"{key.rpartition('.')[2]} {value}, not {default}")
+    parts += [
+        f"{key.rpartition('.')[2]} {value}, not {default}"
+        for key, (value, default) in changed.items()
+        if not NO_DEPARTURE.fullmatch(key)
+    ]
     return "; ".join(parts)
 
 
@@ -108,24 +112,21 @@ def variant_labels(configs: Sequence[Config], keys: str = ".*") -> list[str]:
         {key: value for key, (value, _) in changed_keys(config).items() if re.fullmatch(keys, key)}
         for config in configs
     ]
-    common = [
-        key
-        for key, value in changed[0].items()
-        if all(key in values and values[key] == value for values in changed)
-    ]
     return [
-        ", ".join(_label(key, value) for key, value in values.items() if key not in common)
+        ", ".join(
+            # A precision such as bf16-mixed explains itself.
+            str(value) if key == "trainer.precision" else f"{key.rpartition('.')[2]} {value}"
+            for key, value in values.items()
+            if any((key, value) not in other.items() for other in changed)
+        )
         for values in changed
     ]
-
-
-def _label(key: str, value: Any) -> str:
-    return str(value) if key == "trainer.precision" else f"{key.rpartition('.')[2]} {value}"
 
 
 def paper_result(row: Row) -> Row | None:
     """Return the paper's row for the net and the test protocol of a result row, if it has one."""
     model = row["model"]
+    # model=resnet n=9 and model=resnet56 are one net.
     net = model if re.search(r"\d", model) else f"{model}{row['depth']}"
     wanted = {
         "data": row["data"],
@@ -134,15 +135,13 @@ def paper_result(row: Row) -> Row | None:
         "net": re.sub(r"(?<=\d)[bc]$", "", net),
         "shortcut": row["shortcut"] or "",
     }
-    for result in _paper_results():
-        if all(result[key] == value for key, value in wanted.items()):
-            return result
-    return None
+    results = read_csv(PAPER_RESULTS)
+    return next((result for result in results if wanted.items() <= result.items()), None)
 
 
-@cache
-def _paper_results() -> list[Row]:
-    return read_csv(PAPER_RESULTS)
+def join(name: str, label: str) -> str:
+    """Return `plain-20, bf16-mixed`, or the name alone if its label is empty."""
+    return f"{name}, {label}" if label else name
 
 
 def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, list[Item]]:

@@ -1,16 +1,17 @@
 """The page's interactive figures: the curves of each family of nets, and results by depth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import product
 from statistics import mean
 from typing import Any, NamedTuple
 
 from plotly import graph_objects as go
 
-from src.report.comparison import DEPTH, comparison_key, group_by, variant_labels
+from src.report.comparison import DEPTH, group_by, join
 from src.report.figures import Style, error_limit, styles
-from src.report.results import BY_DEPTH, CURVES, Run
+from src.report.results import BY_DEPTH, CURVES, Run, group_runs
 from src.tables import Row
 
 FILTERS = ("family", "depth", "shortcut", "seed")
@@ -19,8 +20,19 @@ UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
 FAMILY_COLORS = {"plain": "#8a929c", "residual": "#1c1f23"}
 OTHER_COLOR = "#0072B2"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
+
 # In pixels. The legend comes on top of the height, so that the axes of all families match.
-PLOT_HEIGHT, TOP, BOTTOM, LEGEND_ROW = 380, 34, 50, 19
+CURVES_HEIGHT, BY_DEPTH_HEIGHT, LEGEND_ROW = 380, 230, 19
+# A long legend must not make one family's axes smaller than another's: no automatic margins.
+MARGIN = {"l": 50, "r": 12, "t": 34, "b": 50, "autoexpand": False}
+TITLE = {"font": {"size": 14}, "x": 0.01, "y": 1, "yanchor": "top", "pad": {"t": 8}}
+LEGEND = {
+    "orientation": "h",
+    "tracegroupgap": 0,
+    "entrywidthmode": "fraction",
+    "font": {"size": 11},
+}
+LEGEND |= {"xref": "container", "x": 0, "yref": "container", "y": 0, "yanchor": "bottom"}
 TWO_COLUMNS = 22  # letters in the longest label up to which a legend has two columns
 
 
@@ -37,103 +49,91 @@ def filter_values(row: Row, keys: Sequence[str] = FILTERS) -> dict[str, str]:
     return {key: "none" if row[key] is None else str(row[key]) for key in keys}
 
 
-def x_views(runs: Sequence[Run]) -> dict[str, View]:
-    """Return the choices of the x axis: `iterations` and, if a run is finished, `time`."""
+def axis_views(runs: Sequence[Run]) -> tuple[dict[str, View], dict[str, View]]:
+    """Return the choices of the x and of the y axis of the curves.
+
+    The x axis has `iterations` and, if a run is finished, `time`; the y axis `both` errors, and
+    the columns of metrics.csv.
+    """
     last = max(run.row["iterations"] for run in runs)
-    views = {"iterations": View("iterations", last, "iterations")}
-    seconds = [_step_seconds(run) * run.row["iterations"] for run in runs if _finished(run)]
+    xs = {"iterations": View("iterations", last, "iterations")}
+    seconds = [_step_seconds(run) * run.row["iterations"] for run in runs if run.finished]
     if seconds:
         # The largest unit of which the longest run takes at least two.
         long_enough = [unit for unit, length in UNITS.items() if max(seconds) >= 2 * length]
         unit = [*long_enough, "seconds"][0]
-        views["time"] = View(f"training time ({unit})", max(seconds) / UNITS[unit], unit)
-    return views
+        xs["time"] = View(f"training time ({unit})", max(seconds) / UNITS[unit], unit)
 
-
-def y_views(runs: Sequence[Run]) -> dict[str, View]:
-    """Return the choices of the y axis: `both` errors, or a column of metrics.csv."""
     limit = error_limit(runs)
-    views = {BOTH: View("training and held-out error (%)", limit, "%")}
+    ys = {BOTH: View("training and held-out error (%)", limit, "%")}
     for column, title in CURVES.items():
-        values = [value for run in runs for _, value in _finite_curve(run, column)]
-        if values and column.endswith("error"):
-            views[column] = View(title, limit, "%")
-        elif values:
-            views[column] = View(title, 1.05 * max(values))
-    return views
-
-
-def _finished(run: Run) -> bool:
-    return run.state == "finished"
+        # Only columns that some run has: without held-out images there is no val/error.
+        values = [value for run in runs for _, value in run.curve(column)]
+        if values:
+            is_error = column.endswith("error")
+            ys[column] = View(title, limit, "%") if is_error else View(title, 1.05 * max(values))
+    return xs, ys
 
 
 def _step_seconds(run: Run) -> float:
     return run.config["recipe"]["batch_size"] / run.row["images_per_second"]
 
 
-def _finite_curve(run: Run, column: str) -> list[tuple[float, float]]:
-    return [(iteration, value) for iteration, value in run.curve(column) if math.isfinite(value)]
+def curve_figures(
+    runs: Sequence[Run], xs: Mapping[str, View], ys: Mapping[str, View]
+) -> list[go.Figure]:
+    """Draw the curves of each family (Fig. 6).
 
-
-def curve_figures(runs: Sequence[Run]) -> list[go.Figure]:
-    """Draw the curves of each family, all on the same axes (Fig. 6).
-
-    Each pair of an x and a y view has traces of its own, of which the first pair's are visible.
-    The page selects traces by their `meta`: the views, and the run's `filter_values`.
+    Each pair of an x and a y view has traces of its own, which the page selects by their `meta`:
+    the views, and the run's `filter_values`. None is visible before.
     """
-    xs, ys = x_views(runs), y_views(runs)
     styled = zip(runs, styles(runs), strict=True)
     figures = []
     for family, members in group_by(styled, lambda pair: pair[0].row["family"]).items():
         traces = [
             trace
-            for x in xs
-            for y in ys
+            for x, y in product(xs, ys)
             for run, style in members
-            if x == "iterations" or _finished(run)
-            for trace in _curve_traces(run, style, x, y, (xs[x].unit, ys[y].unit))
+            if x == "iterations" or run.finished
+            for trace in _curve_traces(run, style, {"x": x, "y": y}, xs[x].unit, ys[y].unit)
         ]
         if traces:
-            figure = _figure(traces, f"{family} nets", PLOT_HEIGHT)
-            figure.update_xaxes(title=xs["iterations"].title, range=(0, xs["iterations"].end))
-            figures.append(figure.update_yaxes(range=(0, ys[BOTH].end)))
+            figures.append(_figure(traces, f"{family} nets", CURVES_HEIGHT))
     return figures
 
 
 def _curve_traces(
-    run: Run, style: Style, x: str, y: str, units: tuple[str, str]
+    run: Run, style: Style, view: dict[str, str], x_unit: str, y_unit: str
 ) -> list[go.Scatter]:
-    columns = ("train/error", f"{run.held_out}/error") if y == BOTH else (y,)
-    scale, x_format = 1.0, ",d"
-    if x == "time":
-        scale, x_format = _step_seconds(run) / UNITS[units[0]], ".3~g"
-
+    both, time = view["y"] == BOTH, view["x"] == "time"
+    scale = _step_seconds(run) / UNITS[x_unit] if time else 1
     traces = []
-    for column in columns:
-        curve = _finite_curve(run, column)
-        dashed = y == BOTH and column == "train/error"
+    for column in ("train/error", f"{run.held_out}/error") if both else (view["y"],):
+        curve = run.curve(column)
+        if not curve:
+            continue
+        dashed = both and column == "train/error"
         # A circle ends the curve of a run that is not finished.
-        sizes = [0] * len(curve)
-        if curve and not _finished(run) and not dashed:
-            sizes[-1] = 8
-        line = {"width": 1, "dash": "dash"} if dashed else {"width": 2, "dash": "solid"}
+        marked = not run.finished and not dashed
         traces.append(
             go.Scatter(
                 x=[iteration * scale for iteration, _ in curve],
                 y=[float(f"{value:.5g}") for _, value in curve],  # what a screen can show
                 name=_plain(f"{style.label}, seed {run.row['seed']}"),
                 legendgroup=str(run.path),
-                meta=filter_values(run.row) | {"x": x, "y": y},
-                visible=(x, y) == ("iterations", BOTH),
-                showlegend=not dashed,
-                mode="lines+markers" if any(sizes) else "lines",
-                marker={"symbol": "circle-open", "size": sizes},
-                line=line | {"color": style.color},
-                hovertemplate=f"<b>%{{fullData.name}}</b><br>{column} %{{y:.4~g}}{units[1]}"
-                f"<br>%{{x:{x_format}}} {units[0]}<extra></extra>",
+                meta=filter_values(run.row) | view,
+                visible=False,
+                showlegend=not dashed,  # one entry switches both lines of a run
+                mode="lines+markers" if marked else "lines",
+                marker={"symbol": "circle-open", "size": [0] * (len(curve) - 1) + [8]},
+                line_color=style.color,
+                line_width=1 if dashed else 2,
+                line_dash="dash" if dashed else "solid",
+                hovertemplate=f"<b>%{{fullData.name}}</b><br>{column} %{{y:.4~g}}{y_unit}"
+                f"<br>%{{x:{'.3~g' if time else ',d'}}} {x_unit}<extra></extra>",
             )
         )
-    return [trace for trace in traces if trace.x]
+    return traces
 
 
 def depth_figures(runs: Sequence[Run]) -> list[go.Figure]:
@@ -142,21 +142,19 @@ def depth_figures(runs: Sequence[Run]) -> list[go.Figure]:
     A line joins the means of runs that differ in nothing but depth and seed; its `meta` keeps
     the means, because the page's filter of depths takes points out of it.
     """
-    runs = [run for run in runs if _finished(run)]
-    if not runs:
-        return []
-    series = list(group_by(runs, lambda run: comparison_key(run.config, ignore=DEPTH)).values())
-    labels = variant_labels([members[0].config for members in series])
+    runs = [run for run in runs if run.finished]
+    series = group_runs(runs, ignore=DEPTH)
     depths = sorted({run.row["depth"] for run in runs})
 
     figures = []
-    for column, title in BY_DEPTH.items():
+    for column, title in BY_DEPTH.items() if runs else ():
         traces = [
             trace
-            for i, (members, label) in enumerate(zip(series, labels, strict=True))
+            for i, (label, members) in enumerate(series)
             for trace in _depth_traces(members, label, SYMBOLS[i % len(SYMBOLS)], column)
         ]
-        figure = _figure(traces, title, height=230)
+        figure = _figure(traces, title, BY_DEPTH_HEIGHT)
+        # Categories, as on a scale of numbers 1202 layers would press all others together.
         axis = {"type": "category", "categoryorder": "array", "categoryarray": depths}
         figure.update_xaxes(title="layers", **axis)
         figures.append(figure.update_yaxes(rangemode="tozero"))
@@ -167,35 +165,34 @@ def _depth_traces(runs: Sequence[Run], label: str, symbol: str, column: str) -> 
     """Return the line of the means, and a point for each run."""
     by_depth = group_by(runs, lambda run: str(run.row["depth"]))
     means = [mean(run.row[column] for run in members) for members in by_depth.values()]
-    series = filter_values(runs[0].row, ("family", "shortcut"))
-    family = series["family"]
-    style = {
-        "name": _plain(", ".join(filter(None, (family, label)))),
-        "legendgroup": str(runs[0].path),
-    }
+    meta = filter_values(runs[0].row, ("family", "shortcut"))
+    family = meta["family"]
     color = FAMILY_COLORS.get(family, OTHER_COLOR)
+    marker = {"symbol": symbol, "size": 9, "color": color}
+    group = {"name": _plain(join(family, label)), "legendgroup": str(runs[0].path)}
     line = go.Scatter(
         x=list(by_depth),
         y=means,
         mode="lines+markers",
         line={"color": color, "dash": "dash" if family == "plain" else "solid"},
-        marker={"symbol": symbol, "size": 9},
-        connectgaps=True,
+        marker=marker,
+        connectgaps=True,  # where the filter of depths took a point out
         hoverinfo="skip",
-        meta=series | {"means": means},
-        **style,
+        meta=meta | {"means": means},
+        **group,
     )
     points = [
         go.Scatter(
+            # A trace of its own, because the page filters traces, not points.
             x=[str(run.row["depth"])],
             y=[run.row[column]],
             mode="markers",
-            marker={"color": color, "symbol": symbol, "size": 9, "opacity": 0.5},
+            marker=marker | {"opacity": 0.5},
             showlegend=False,
             meta=filter_values(run.row),
             text=[_plain(f"{run.row['run']}, {run.row.get('device', '')}")],
             hovertemplate="<b>%{text}</b><br>%{y:,.4~g}<extra></extra>",
-            **style,
+            **group,
         )
         for run in runs
     ]
@@ -204,35 +201,16 @@ def _depth_traces(runs: Sequence[Run], label: str, symbol: str, column: str) -> 
 
 def _figure(traces: list[go.Scatter], title: str, height: int) -> go.Figure:
     """Lay out traces above their legend."""
+    # One entry for each run or series, however many traces it has.
     entries = {trace.legendgroup: trace.name for trace in traces}.values()
     columns = 2 if max(map(len, entries)) <= TWO_COLUMNS else 1
     legend_height = LEGEND_ROW * math.ceil(len(entries) / columns) + 10
-    figure = go.Figure(traces)
-    return figure.update_layout(
+    return go.Figure(traces).update_layout(
         template="plotly_white",
-        title={
-            "text": f"<b>{_plain(title)}</b>",
-            "font": {"size": 14},
-            "x": 0.01,
-            "y": 1,
-            "yanchor": "top",
-            "pad": {"t": 8},
-        },
+        title=TITLE | {"text": f"<b>{_plain(title)}</b>"},
         height=height + legend_height,
-        # Fixed margins: a long legend must not make one family's axes smaller than another's.
-        margin={"l": 50, "r": 12, "t": TOP, "b": BOTTOM + legend_height, "autoexpand": False},
-        legend={
-            "orientation": "h",
-            "tracegroupgap": 0,
-            "entrywidth": 1 / columns,
-            "entrywidthmode": "fraction",
-            "font": {"size": 11},
-            "xref": "container",
-            "x": 0,
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-        },
+        margin=MARGIN | {"b": MARGIN["b"] + legend_height},
+        legend=LEGEND | {"entrywidth": 1 / columns},
         hovermode="closest",
     )
 

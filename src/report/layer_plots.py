@@ -2,21 +2,13 @@
 
 from collections.abc import Sequence
 from statistics import mean, median
-from typing import Any, NamedTuple
 
 from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, net_labels, new_figure, plt
 from src.report.results import Run
 
 LOG_SCALE_FROM = 30  # times the median response
-
-
-class NetLayers(NamedTuple):
-    """The values of one net's layers, from the first to the last, and how to draw them."""
-
-    style: Style
-    dashes: str
-    values: list[float]
+LEGEND_TITLE = "at the last evaluation"
 
 
 def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
@@ -31,18 +23,21 @@ def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
     nets = _read_nets(runs, "response")
     if not nets:
         return None
-    figure, axes = new_figure(2, 1, width=7.5, sharex=True, sharey=True)
+    figure, axes = new_figure(2, 1, width=7.5, share_axes=True)
+    # Fig. 7 shows both: the order of the layers on top, and sorted by size below.
     in_order, by_size = axes[:, 0]
-    _draw(in_order, nets)
-    _draw(by_size, [net._replace(values=sorted(net.values, reverse=True)) for net in nets])
-
-    responses = [value for net in nets for value in net.values]
-    # On a linear scale a net that did not train would flatten the others.
-    log = max(responses) > LOG_SCALE_FROM * median(responses)
+    lines = _draw(in_order, nets)
+    _draw(by_size, {style: sorted(values, reverse=True) for style, values in nets.items()})
     in_order.set(title="responses of the 3x3 layers", xlabel="layer", ylabel="std")
-    in_order.set(**({"yscale": "log"} if log else {"ylim": (0, None)}))
     by_size.set(xlabel="layer, sorted by size", ylabel="std")
-    _add_net_legend(figure, nets)
+
+    responses = [value for values in nets.values() for value in values]
+    # On a linear scale a net that did not train would flatten the others.
+    if max(responses) > LOG_SCALE_FROM * median(responses):
+        in_order.set_yscale("log")
+    else:
+        in_order.set_ylim(0, None)
+    add_legend(figure, lines, LEGEND_TITLE)
     return figure
 
 
@@ -51,53 +46,42 @@ def draw_gradients(runs: Sequence[Run]) -> plt.Figure | None:
     nets = _read_nets(runs, "gradient")
     if not nets:
         return None
-    figure, axes = new_figure(1, 1, width=7.5)
-    axis = axes[0, 0]
-    _draw(axis, nets)
+    figure, [[axis]] = new_figure(1, 1, width=7.5)
+    lines = _draw(axis, nets)
     axis.set(title="gradients of the layers' weights", xlabel="layer", ylabel="L2 norm")
-    axis.set_yscale("log")
-    _add_net_legend(figure, nets)
+    axis.set_yscale("log")  # norms differ by orders of magnitude between layers
+    add_legend(figure, lines, LEGEND_TITLE)
     return figure
 
 
-def _read_nets(runs: Sequence[Run], column: str) -> list[NetLayers]:
-    """Average the layers' values of each net over its seeds.
+def _read_nets(runs: Sequence[Run], column: str) -> dict[Style, list[float]]:
+    """Average the layers' values of each net, from the first layer to the last, over its seeds.
 
     Only the seeds that have come furthest count: values of different iterations do not mix.
     """
     pairs = zip(runs, net_labels(runs), strict=True)
     having = [(run, label) for run, label in pairs if any(column in row for row in run.layers)]
-    nets: list[NetLayers] = []
+    nets: dict[Style, list[float]] = {}
     for seeds in group_by(having, lambda pair: pair[0].row["config"]).values():
         run, label = seeds[0]
-        furthest, last = max(_iteration(run) for run, _ in seeds), run.row["iterations"]
-        if furthest < last:
-            label += f" at {furthest:,} of {last:,} iterations"
-        by_seed = [_column(run, column) for run, _ in seeds if _iteration(run) == furthest]
-        values = [mean(by_layer) for by_layer in zip(*by_seed, strict=True)]
+        furthest = max(run.layers[0]["iteration"] for run, _ in seeds)
+        if furthest < run.row["iterations"]:
+            label += f" at {furthest:,.0f} of {run.row['iterations']:,} iterations"
+        # The responses of layers that are no 3x3 convolutions have empty cells.
+        by_seed = [
+            [row[column] for row in run.layers if column in row]
+            for run, _ in seeds
+            if run.layers[0]["iteration"] == furthest
+        ]
         dashes = "dashed" if run.row["family"] == "plain" else "solid"
-        nets.append(NetLayers(Style.numbered(len(nets), label), dashes, values))
+        style = Style(len(nets), label, dashes)
+        nets[style] = [mean(by_layer) for by_layer in zip(*by_seed, strict=True)]
     return nets
 
 
-def _iteration(run: Run) -> int:
-    return int(run.layers[0]["iteration"])
-
-
-def _column(run: Run, column: str) -> list[float]:
-    return [row[column] for row in run.layers if column in row]
-
-
-def _draw(axis: plt.Axes, nets: Sequence[NetLayers]) -> None:
-    for style, dashes, values in nets:
-        # Markers at equal distances on paper, each style's at places of its own.
-        every = (0.03 * (style.order % 6), 0.12)
-        marker: dict[str, Any] = {"marker": style.marker, "markersize": 4, "markevery": every}
-        line: dict[str, Any] = {"color": style.color, "linestyle": dashes, "linewidth": 1.3}
-        axis.plot(range(1, len(values) + 1), values, **line, **marker)
-
-
-def _add_net_legend(figure: plt.Figure, nets: Sequence[NetLayers]) -> None:
-    look = {"linewidth": 1.3, "markersize": 4}
-    entries = [(net.style, look | {"linestyle": net.dashes}) for net in nets]
-    add_legend(figure, entries, "at the last evaluation")
+def _draw(axis: plt.Axes, nets: dict[Style, list[float]]) -> dict[Style, plt.Line2D]:
+    lines = {}
+    for style, values in nets.items():
+        layers = range(1, len(values) + 1)
+        (lines[style],) = axis.plot(layers, values, linewidth=1.3, **style.look(0.12))
+    return lines

@@ -1,37 +1,28 @@
 """Read run directories, finished or not, into `Run` records."""
 
 import csv
-import re
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.report.comparison import SEED, comparison_key, departures, group_by
+from src.report.comparison import SEED, comparison_key, departures, group_by, variant_labels
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
 from src.tables import Row
 
+Curve = list[tuple[float, float]]  # (iteration, value)
 Metrics = list[dict[str, float]]
 Skipped = list[tuple[Path, str]]
 
+# From the most complete to the least: of copies of a run the first state wins.
 STATES = ("finished", "unfinished", "failed", "not started")
 PROTOCOLS = ("center", "10crop", "multiscale")
 FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
+# What differs between the protocols; the training error and the speed are those of the run.
 EVALUATION_KEYS = ("protocol", "test_error", "test_error_top5")
-# What a summary must have as a number, or tables and figures could not be made of it.
-REQUIRED_NUMBERS = (
-    "depth",
-    "seed",
-    "val_images",
-    "iterations",
-    "parameters",
-    "macs",
-    "train_error",
-    "test_error",
-    "images_per_second",
-)
 
 # What the page and the W&B workspace draw: columns of metrics.csv over the iterations, and keys of
 # summary.json over the depth.
@@ -74,13 +65,30 @@ class Run:
     evaluations: Sequence[Row] = ()
 
     @property
+    def finished(self) -> bool:
+        """Whether the run has results."""
+        return self.state == "finished"
+
+    @property
     def held_out(self) -> str:
         """The split that was evaluated during training: `val` or `test`."""
         return "val" if self.row["val_images"] else "test"
 
-    def curve(self, column: str) -> list[tuple[float, float]]:
-        """Return (iteration, value) wherever a column of metrics.csv has a value."""
-        return [(row["iteration"], row[column]) for row in self.metrics if column in row]
+    @property
+    def net(self) -> str:
+        """Family and depth: `plain-20`."""
+        return f"{self.row['family']}-{self.row['depth']}"
+
+    def curve(self, column: str) -> Curve:
+        """Return (iteration, value) wherever a column of metrics.csv has a finite value."""
+        # Cells are empty at the iterations that are not evaluated; a loss may have diverged.
+        rows = [row for row in self.metrics if math.isfinite(row.get(column, math.nan))]
+        return [(row["iteration"], row[column]) for row in rows]
+
+    @property
+    def held_out_curve(self) -> Curve:
+        """The errors on the split that was evaluated during training."""
+        return self.curve(f"{self.held_out}/error")
 
 
 def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
@@ -105,6 +113,8 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
             reason = _one_line(f"{type(error).__name__}: {error}")
             skipped.append((path, f"cannot be read: {reason}"))
 
+    # Copies have equal configs, whatever their directories are called: a run may have been copied
+    # from another machine after it was finished there.
     unique: dict[str, Run] = {}
     for run in sorted(runs, key=lambda run: STATES.index(run.state)):
         first = unique.setdefault(comparison_key(run.config, ignore=""), run)
@@ -113,9 +123,25 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
     return sorted(unique.values(), key=_order), skipped
 
 
+def group_runs(runs: Iterable[Run], ignore: str, keys: str = ".*") -> list[tuple[str, list[Run]]]:
+    """Group runs that differ in nothing but the keys to ignore.
+
+    Args:
+        runs: The runs.
+        ignore: A regular expression for flat keys, such as `DEPTH`.
+        keys: A regular expression for the flat keys that distinguish the groups in their labels.
+
+    Returns:
+        A label and the runs of each group.
+    """
+    groups = list(group_by(runs, lambda run: comparison_key(run.config, ignore)).values())
+    labels = variant_labels([members[0].config for members in groups], keys)
+    return list(zip(labels, groups, strict=True))
+
+
 def _order(run: Run) -> tuple[Any, ...]:
     name = run.row["family"]
-    rank = [*FIRST_FAMILIES, name].index(name)
+    rank = [*FIRST_FAMILIES, name].index(name)  # any other family comes after both
     return run.row["data"], rank, name, run.row["depth"], run.row["run"]
 
 
@@ -126,16 +152,18 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     layers = _last_evaluation(_read_numbers(run_dir.layers, skipped))
     row, summary = _config_row(path.name, config), run_dir.summary
     if summary is not None:
-        row |= _summary_row(path, summary)
+        # The config is what runs are compared by, but only the net itself knows its depth.
+        row |= _summary_row(path, summary) | row | {"depth": summary["depth"]}
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
 
     run = Run(path, config, "not started", row, metrics, layers)
     if summary is not None:
-        others = filter(None, (run_dir.evaluation(protocol) for protocol in PROTOCOLS[1:]))
         run.state = "finished"
+        others = filter(None, map(run_dir.evaluation, PROTOCOLS[1:]))
         run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
-    elif run_dir.error.exists():
+    elif run_dir.error.exists():  # a run that is resumed removes it
+        # Its text may come from anywhere, so it need not be valid UTF-8.
         first_line = run_dir.error.read_text(errors="replace").strip().partition("\n")[0]
         run.state = "failed"
         run.error = _one_line(first_line) or "no reason given"
@@ -165,19 +193,21 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
 
 
 def _summary_row(path: Path, summary: Row) -> Row:
-    missing = [key for key in REQUIRED_NUMBERS if not isinstance(summary.get(key), int | float)]
+    # Without these numbers, tables and figures could not be made of it.
+    needed = ("depth", "parameters", "macs", *BY_DEPTH)
+    missing = [key for key in needed if not isinstance(summary.get(key), int | float)]
     if missing:
         raise ValueError(f"summary.json has no number for {', '.join(missing)}")
+    # summary.json is written last, and has no date of its own.
     finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
+    # A text, as a cell of a CSV file holds no dict.
     versions = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
     return {**summary, "versions": versions, "date": finished.date().isoformat()}
 
 
 def _read_numbers(path: Path, skipped: Skipped) -> Metrics:
     """Return the numbers in the rows of a CSV file, without a last row that is incomplete."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     if lines and not lines[-1].endswith("\n"):  # the run is writing it, or was killed then
         lines.pop()
         skipped.append((path, "has an incomplete last row, which is ignored"))
@@ -193,6 +223,7 @@ def _read_numbers(path: Path, skipped: Skipped) -> Metrics:
 def _last_evaluation(rows: Metrics) -> Metrics:
     """Return the last rows of one iteration that are as many as those of the first."""
     evaluations = list(group_by(rows, lambda row: row["iteration"]).values())
+    # A run that is being written or was killed leaves fewer rows than there are layers.
     complete = [rows for rows in evaluations if len(rows) == len(evaluations[0])]
     return complete[-1] if complete else []
 
@@ -201,8 +232,3 @@ def _one_line(text: str) -> str:
     """Make a text safe for a terminal: one line, no control characters, limited length."""
     line = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(line.split())[:300]
-
-
-def name_without_seed(row: Row) -> str:
-    """Return a run directory's name without its seed: the net and what is not the default."""
-    return re.sub(r"-s\d+$", "", row["run"])

@@ -5,23 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from src.report.comparison import (
-    DEPTH,
-    NET,
-    PAPER_DATA,
-    comparison_key,
-    group_by,
-    paper_result,
-    variant_labels,
-)
-from src.report.results import Run, name_without_seed
+from src.report.comparison import DEPTH, NET, PAPER_DATA, group_by, join, paper_result
+from src.report.results import Run, group_runs
 from src.tables import Row, markdown_table, read_csv
 
-HEAD = ("net", "layers", "shortcut", "parameters", "multiply-adds")
-ERRORS = ("training error (%)", "test error (%)")
-IMAGENET = ("top-5 error (%)", "protocol")
-WITH_PAPER = ("seeds", "paper (%)", "difference", "training")
-WITHOUT_PAPER = ("seeds", "iterations")
 SPEED = ("net", "subject", "precision", "value", "unit", "src.train / this")
 FAULT_INJECTION = ("kind", "what", "tried", "failed", "seconds")
 
@@ -35,13 +22,8 @@ def results_table(rows: Sequence[Row]) -> str:
     Returns:
         A line for each net, see `results_lines`.
     """
-    return markdown_table(results_head(rows[0]["data"]), results_lines(group_seeds(rows)))
-
-
-def results_head(data: str) -> list[str]:
-    """Return the column titles of a data set's results."""
-    last = WITH_PAPER if data in PAPER_DATA else WITHOUT_PAPER
-    return [*HEAD, *ERRORS, *(IMAGENET if data == "imagenet" else ()), *last]
+    lines = results_lines(group_seeds(rows))
+    return markdown_table(list(lines[0]), [list(line.values()) for line in lines])
 
 
 def group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
@@ -49,39 +31,46 @@ def group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
     return list(group_by(rows, lambda row: (row["config"], row.get("protocol"))).values())
 
 
-def results_lines(groups: Sequence[Sequence[Row]]) -> list[list[str]]:
-    """Describe the final weights' results, a line for each group of seeds.
+def results_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
+    """Describe the final weights' results, a line for each group of seeds, with its column titles.
 
     Errors are means and standard deviations over the seeds, in percent. The paper's own error
     (Tables 2 to 4 and 6) is given with each net, but the difference from it only for runs that
     were trained as in the paper.
     """
-    names = short_names([name_without_seed(seeds[0]) for seeds in groups])
+    names = short_names([re.sub(r"-s\d+$", "", seeds[0]["run"]) for seeds in groups])
     return [_results_line(name, seeds) for name, seeds in zip(names, groups, strict=True)]
 
 
-def _results_line(name: str, seeds: Sequence[Row]) -> list[str]:
+def _results_line(name: str, seeds: Sequence[Row]) -> dict[str, str]:
     row, data = seeds[0], seeds[0]["data"]
+    # The seeds differ in nothing that the columns before the errors show.
     test_errors = [seed["test_error"] for seed in seeds]
-    line = [name, str(row["depth"]), row["shortcut"] or "-"]
-    line += [f"{row[key] / 1e6:,.2f} M" for key in ("parameters", "macs")]
-    line += [mean_std([seed["train_error"] for seed in seeds]), mean_std(test_errors)]
+    line = {
+        "net": name,
+        "layers": str(row["depth"]),
+        "shortcut": row["shortcut"] or "-",
+        "parameters": f"{row['parameters'] / 1e6:,.2f} M",
+        "multiply-adds": f"{row['macs'] / 1e6:,.2f} M",
+        "training error (%)": mean_std([seed["train_error"] for seed in seeds]),
+        "test error (%)": mean_std(test_errors),
+    }
     if data == "imagenet":
-        line += [mean_std([seed["test_error_top5"] for seed in seeds]), row["protocol"]]
-    line.append(str(len(seeds)))
+        line["top-5 error (%)"] = mean_std([seed["test_error_top5"] for seed in seeds])
+        line["protocol"] = row["protocol"]
+    line["seeds"] = str(len(seeds))
     if data not in PAPER_DATA:
-        return [*line, f"{row['iterations']:,}"]
+        return line | {"iterations": f"{row['iterations']:,}"}
 
     paper = paper_result(row)
     difference = "-"
     if paper and not row["departures"]:
         difference = f"{mean(test_errors) - paper['error']:+.2f}"
-    return [
-        *line,
-        format_paper_result(paper) if paper else "-",
-        difference,
-        row["departures"] or "as in the paper",
-    ]
+    return line | {
+        "paper (%)": format_paper_result(paper) if paper else "-",
+        "difference": difference,
+        "training": row["departures"] or "as in the paper",
+    }
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -93,6 +82,7 @@ def short_names(names: Sequence[str]) -> list[str]:
 
 def mean_std(values: Sequence[float], unit: str = "") -> str:
     """Format a mean and, of several values, their standard deviation."""
+    # stdev divides by n - 1: the seeds are a sample of all.
     std = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
     return f"{mean(values):.2f}{std}{unit}"
 
@@ -115,21 +105,16 @@ def degradation(runs: Sequence[Run]) -> list[str]:
         A sentence for each data set and way of training, over all families of nets. The nets
         that are compared differ in nothing but their depth.
     """
-    finished = [run for run in runs if run.state == "finished"]
-    trainings = group_by(finished, lambda run: (run.row["data"], comparison_key(run.config, NET)))
-    if not trainings:
-        return []
-
-    settings = variant_labels([group[0].config for group in trainings.values()], r"(?!model\.).*")
+    finished = [run for run in runs if run.finished]
     sentences = []
-    for (data, _), nets, setting in zip(trainings, trainings.values(), settings, strict=True):
+    # The setting says nothing of `model`: what the nets differ in is said of each kind.
+    for setting, nets in group_runs(finished, ignore=NET, keys=r"(?!model\.).*"):
         # A kind is a family with its shortcut and other settings of the net.
-        kinds = list(group_by(nets, lambda run: comparison_key(run.config, DEPTH)).values())
-        labels = variant_labels([kind[0].config for kind in kinds], r"model\..*")
-        parts = [_compare_depths(kind, label) for kind, label in zip(kinds, labels, strict=True)]
-        if any(parts):
-            where = f"{data} ({setting})" if setting else data
-            sentences.append(f"{where}: {'; '.join(filter(None, parts))}")
+        kinds = group_runs(nets, ignore=DEPTH, keys=r"model\..*")
+        sentence = "; ".join(filter(None, (_compare_depths(kind, label) for label, kind in kinds)))
+        if sentence:
+            data = nets[0].row["data"]
+            sentences.append(f"{f'{data} ({setting})' if setting else data}: {sentence}")
     return sentences
 
 
@@ -138,20 +123,22 @@ def _compare_depths(runs: Sequence[Run], label: str) -> str:
     by_depth = group_by(runs, lambda run: run.row["depth"])
     if len(by_depth) == 1:
         return ""
-    shallow, deep = (
-        (depth, [run.row["train_error"] for run in by_depth[depth]])
-        for depth in (min(by_depth), max(by_depth))
-    )
-    increase = mean(deep[1]) - mean(shallow[1])
+    depths = (max(by_depth), min(by_depth))
+    deep, shallow = ([run.row["train_error"] for run in by_depth[depth]] for depth in depths)
+    # Of the training error: that it rises with depth is what the paper calls degradation.
+    increase = mean(deep) - mean(shallow)
     sign = ">" if increase > 0 else "<" if increase < 0 else "="
     verdict = f"degradation by {increase:.2f} points" if increase > 0 else "no degradation"
-    name = ", ".join(filter(None, (runs[0].row["family"], label)))
-    sides = [f"{depth} layers {mean_std(errors, '%')}" for depth, errors in (deep, shallow)]
-    return f"{name}: {sides[0]} {sign} {sides[1]} (training error), {verdict}"
+    name = join(runs[0].row["family"], label)
+    return (
+        f"{name}: {depths[0]} layers {mean_std(deep, '%')} {sign} {depths[1]} layers "
+        f"{mean_std(shallow, '%')} (training error), {verdict}"
+    )
 
 
 def speed_table(rows: Sequence[Row]) -> str:
     """Lay out the benchmark's training speeds, each implementation with its default settings."""
+    # One of the benchmark's measures; the file has them all.
     default = [row for row in rows if row["measure"] == "step, each at its default"]
     return markdown_table(SPEED, [[str(row[key]) for key in SPEED] for row in default])
 
@@ -188,5 +175,6 @@ def fill_tables(text: str, root: Path) -> str:
         table = TABLES[match["kind"]](read_csv(root / match["file"]))
         return f"{match['open']}\n{table}\n<!-- end -->"
 
+    # Not greedy, so that a table ends at the first `end` after it.
     opening = rf"(?P<open><!-- (?P<kind>{'|'.join(TABLES)}): (?P<file>\S+) -->)"
     return re.sub(rf"{opening}\n.*?<!-- end -->", fill, text, flags=re.S)

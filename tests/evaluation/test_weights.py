@@ -1,5 +1,4 @@
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -229,8 +228,8 @@ def test_a_missing_safetensors_package_is_reported_with_the_command_to_install_i
     tmp_path, monkeypatch
 ):
     (tmp_path / "net.safetensors").write_bytes(b"")
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    message = "needs the package safetensors: uv pip install .*--group export"
+    monkeypatch.setattr("src.evaluation.weights.find_spec", lambda name: None)
+    message = ".safetensors files need safetensors: uv pip install .*--group export"
     with pytest.raises(ValueError, match=message):
         read_weights(tmp_path / "net.safetensors")
 

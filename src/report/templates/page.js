@@ -66,6 +66,7 @@ for (const article of articles) {
   all("select, input", article).forEach((input) => { input.onchange = () => update(article); });
   const curves = plots(article, "curves");
   curves.forEach((plot) => link(plot, curves.filter((other) => other !== plot)));
+  update(article);
 }
 all("th button").forEach((button) => { button.onclick = () => sort(button); });
 data.onchange = choose;
