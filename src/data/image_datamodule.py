@@ -36,7 +36,11 @@ class ImageDataModule(LightningDataModule):
     fingerprint: str
 
     def __init__(
-        self, val_images: int, seed: int, batch_size: int | None, iterations: int | None
+        self,
+        val_images: int,
+        seed: int,
+        batch_size: int | None = None,
+        iterations: int | None = None,
     ) -> None:
         super().__init__()
         self.val_images, self.seed = val_images, seed

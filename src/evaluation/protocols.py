@@ -107,16 +107,11 @@ class TestViews(LightningDataModule):
         if isinstance(batches, InMemoryEvalLoader):
             return UncroppedBatches(batches.images, batches.labels)
 
-        # The data module's own batches of indices are cut into batches that fit the protocol.
+        # The data module's own indices, in batches that fit the protocol.
         assert isinstance(self.data, ImageNet)
         size = self.protocol.batch_size
-        indices = [
-            batch[first : first + size]
-            for batch in batches.index_batches
-            for first in range(0, len(batch), size)
-        ]
         make_views = partial(self.data.splits["test"].load_views, self.protocol.views)
-        return EvalLoader(make_views, indices, batches.read_batches)
+        return EvalLoader(make_views, batches.indices, batches.read_batches, size)
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], _: int
