@@ -83,14 +83,12 @@ class ImageNet(ImageDataModule):
         **common: Any,
     ) -> None:
         super().__init__(**common)
-        given = {"crop": crop, "normalization": normalization, "on_bad": on_bad}
-        for key, value in given.items():
+        for key, value in {"crop": crop, "normalization": normalization, "on_bad": on_bad}.items():
             if value not in CHOICES[key]:
                 raise ValueError(f"data.{key}={value} is not one of {', '.join(CHOICES[key])}")
         if len(scales) != 2 or not CROP_SIZE <= scales[0] <= scales[1]:
             raise ValueError(
-                f"data.scales={scales} must be [smallest, largest], with smallest at least "
-                f"{CROP_SIZE}"
+                f"data.scales={scales} must be [smallest, largest], smallest at least {CROP_SIZE}"
             )
         if mean is not None and normalization != "pixel":
             raise ValueError(
@@ -148,6 +146,7 @@ class ImageNet(ImageDataModule):
     def _read_mean(self) -> Tensor:
         """Return the mean in the order R, G, B."""
         if self.given_mean is not None:
+            # In the net's order, whereas pixels are normalized before they change theirs.
             mean = read_mean_image(Path(self.given_mean))
             return mean.flip(-1) if self.bgr else mean
         if self.normalization == "pixel":
@@ -171,6 +170,7 @@ class ImageNet(ImageDataModule):
     def _eval_loader(self, split: str) -> EvalLoader:
         images, (rank, world_size) = self.splits[split], rank_and_world_size(self.trainer)
         check_enough_images(len(images), world_size)
+        # Each image on one process only, and as many on each as possible.
         indices = range(rank, len(images), world_size)
         return EvalLoader(images.load_center_crops, indices, self._read_batches)
 

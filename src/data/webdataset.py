@@ -23,15 +23,15 @@ from src.data.image_folder import ImageFiles, read_folders
 from src.data.image_reader import decode_image
 from src.data.shard_index import read_index, write_index
 from src.data.transforms import resize, scaled_size
+from src.runs.environment import cpu_count
 
 DESCRIPTION = (
     "Make shards of the images in the folders of ROOT. A shorter side above 480 pixels, the "
     "largest that training uses, is reduced to 480. Rerun the command to resume it."
 )
-IMAGES_PER_SHARD = 1000
 SHORTER_SIDE = 480  # the largest that training uses: a smaller one would blur its crops
-JPEG_QUALITY = 95
-PATTERNS = {"train": "*train*.tar", "val": "*val*.tar"}
+JPEG_QUALITY = 95  # the images were compressed before: little may be lost again
+SPLITS = ("train", "val")
 
 
 class Shards:
@@ -52,7 +52,7 @@ class Shards:
         self.shard_of_image = np.repeat(np.arange(len(paths)), [len(names) for names, _ in indices])
         self.names = np.concatenate([names for names, _ in indices])
         self.entries = np.concatenate([entries for _, entries in indices])
-        self.labels = self.entries["label"].copy()
+        self.labels = self.entries["label"].copy()  # a field of `entries` is not contiguous
 
     def location(self, index: int) -> str:
         """Return the shard and the name of an image, as a.tar:b.jpg."""
@@ -65,9 +65,9 @@ class Shards:
         return np.fromfile(self.paths[self.shard_of_image[index]], np.uint8, size, offset=offset)
 
 
-def find_shards(root: Path) -> dict[str, list[Path]]:
-    """Return the sorted shards of each split below `root`; empty lists if there are none."""
-    return {split: sorted(root.glob(pattern)) for split, pattern in PATTERNS.items()}
+def find_shards(root: Path, split: str) -> list[Path]:
+    """Return the sorted shards of a split below `root`; an empty list if there are none."""
+    return sorted(root.glob(f"*{split}*.tar"))
 
 
 def read_shards(root: Path) -> tuple[Shards, Shards]:
@@ -77,33 +77,32 @@ def read_shards(root: Path) -> tuple[Shards, Shards]:
         FileNotFoundError: If a split has no shard.
         ValueError: If a shard is incomplete or not one of images with labels.
     """
-    shards = find_shards(root)
-    for split, paths in shards.items():
-        if not paths:
+    # Both before either is opened, which may take minutes of indexing.
+    for split in SPLITS:
+        if not find_shards(root, split):
             raise FileNotFoundError(
-                f"there is no shard {root.absolute() / PATTERNS[split]}: "
+                f"there is no shard {root.absolute()}/*{split}*.tar: "
                 "download all shards, or make them with python -m src.data.webdataset"
             )
-    return Shards(shards["train"]), Shards(shards["val"])
+    return Shards(find_shards(root, "train")), Shards(find_shards(root, "val"))
 
 
-def make_shards(
-    root: Path, out: Path, workers: int, images_per_shard: int = IMAGES_PER_SHARD
-) -> None:
+def make_shards(root: Path, out: Path, workers: int, images_per_shard: int = 1000) -> None:
     """Make the shards of the images below `root` that are not in `out` yet.
 
     Raises:
         ValueError: If `out` has shards of other images.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for split, files in zip(PATTERNS, read_folders(root), strict=True):
+    for split, files in zip(SPLITS, read_folders(root), strict=True):
         # Shuffled, so that a reader of whole shards in order gets mixed classes; a fixed seed, so
         # that a rerun makes the same shards.
         order = np.random.default_rng(0).permutation(len(files.labels))
         parts = np.split(order, range(images_per_shard, len(order), images_per_shard))
         tasks = {out / f"imagenet-{split}-{i:04d}.tar": part for i, part in enumerate(parts)}
 
-        for path in find_shards(out)[split]:
+        # Removes the shards that exist from the tasks, so that a rerun resumes.
+        for path in find_shards(out, split):
             index = read_index(path)
             names = [name_in_shard(files, i).encode() for i in tasks.pop(path, [])]
             if index is None or index[0].tolist() != names:
@@ -112,7 +111,6 @@ def make_shards(
                     "or remove it"
                 )
 
-        # The tasks that remain are the missing shards.
         total, remaining = len(order), sum(map(len, tasks.values()))
         bar = tqdm(desc=split, total=total, initial=total - remaining, unit=" images", disable=None)
         with bar, Pool(workers, _start_worker) as pool:
@@ -126,6 +124,7 @@ def _start_worker() -> None:
     """Let a worker process use one core and leave Ctrl-C to the process that started it."""
     # One process for each core: more threads would compete for them.
     torch.set_num_threads(1)
+    # Ctrl-C reaches all processes of a terminal, and each would print a traceback.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -141,6 +140,7 @@ def make_shard(files: ImageFiles, task: tuple[Path, np.ndarray]) -> tuple[int, l
         so that training meets them as it does in the folders.
     """
     path, indices = task
+    # Not found by `find_shards`, so that an incomplete one is made again.
     part, corrupt = path.with_name(path.name + ".part"), []
     with tarfile.open(part, "w") as tar:
         for index in indices:
@@ -196,9 +196,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m src.data.webdataset", description=DESCRIPTION)
     parser.add_argument("root", type=Path, help="holds train/<wnid>/*.JPEG and val/")
     parser.add_argument("out", type=Path, help="directory of the shards, the data.root= of a run")
-    parser.add_argument(
-        "--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)"
-    )
+    one_per_core = cpu_count()
+    parser.add_argument("--workers", type=int, default=one_per_core, help="default: one per core")
     options = parser.parse_args()
     make_shards(options.root, options.out, options.workers)
     print(f"{options.out} is complete: train with data=imagenet data.root={options.out}")
