@@ -67,6 +67,7 @@ class ImageDataModule(LightningDataModule):
         self, make_batch: Callable[[Tensor, np.random.Generator, slice], Any]
     ) -> TrainingStream:
         """Return the training stream of this process, from its first iteration."""
+        # Evaluation and export build the dataset without a recipe, so without these two.
         assert self.batch_size is not None, "made for evaluation"
         assert self.iterations is not None, "made for evaluation"
         return TrainingStream(

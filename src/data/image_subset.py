@@ -86,7 +86,8 @@ class ImageSubset:
             are skipped, one empty tensor of views.
         """
         skipped: list[str] = []
-        images = [image for image in (self.load(index, skipped) for index in indices) if image]
+        loaded = [self.load(index, skipped) for index in indices]
+        images = [image for image in loaded if image]
         views_by_size = zip(*(make_views(image) for image, _ in images), strict=True)
         views = [torch.stack([v.movedim(1, 3) for v in same_size]) for same_size in views_by_size]
         # Without images there are no sizes of view either; EvalLoader drops such a batch.

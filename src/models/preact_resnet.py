@@ -39,6 +39,7 @@ class PreActBlock(nn.Module):
         shortcut = x if isinstance(self.downsample, nn.Identity) else self.downsample(y)
         y = self.conv1(y)
         y = self.conv2(F.relu(self.bn2(y)))
+        # No ReLU after the addition, which would keep the signal from falling along the shortcuts.
         return y + shortcut
 
 

@@ -130,6 +130,7 @@ def initialize_he(net: nn.Module, mode: Any) -> None:
         mode: The variance is 2 / fan: `fan_in` counts the inputs of one output value (their
             choice), `fan_out` the outputs of one input value (torchvision's).
     """
+    # Batch norm starts as the identity, and the convolutions that it follows have no bias.
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
@@ -219,6 +220,7 @@ def resnet_imagenet(
         raise ValueError(
             f"there is no net of {depth} layers in Table 1: it has {sorted(IMAGENET_BLOCKS)}"
         )
+    # 34 and 50 layers have equally many blocks in Table 1; only the kind of block differs.
     make_block: BlockFactory
     if depth >= 50:
         make_block = partial(

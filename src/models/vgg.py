@@ -104,6 +104,7 @@ class VGG(nn.Module):
             stage = self.features[start:end]
             x = checkpointed_forward(stage, x) if checkpointing else stage(x)
 
+        # For a 224x224 image, one window: the whole map, which the fc layers take as it is.
         windows = x.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [N, channels, rows, columns, 7, 7]
         return self.classifier(windows.movedim(1, 3).flatten(3)).mean((1, 2))
 
