@@ -231,8 +231,10 @@ def main() -> None:
     """Compute the mean image of the dataset on the command line."""
     parser = argparse.ArgumentParser(prog="python -m src.data.imagenet", description=DESCRIPTION)
     parser.add_argument("root", type=Path, help="holds train/ and val/, or shards")
-    on_bad = CHOICES["on_bad"]
-    parser.add_argument("--on-bad", choices=on_bad, default="stop", help="at undecodable images")
+    choices = CHOICES["on_bad"]
+    parser.add_argument(
+        "--on-bad", choices=choices, default="stop", help="at images that cannot be decoded"
+    )
     options = parser.parse_args()
     images = ImageSubset(find_images(options.root)[0], options.on_bad == "skip")
     read = partial(read_batches, workers=cpu_count(), pin=False, reported=set())

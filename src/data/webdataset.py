@@ -196,8 +196,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m src.data.webdataset", description=DESCRIPTION)
     parser.add_argument("root", type=Path, help="holds train/<wnid>/*.JPEG and val/")
     parser.add_argument("out", type=Path, help="directory of the shards, the data.root= of a run")
-    one_per_core = cpu_count()
-    parser.add_argument("--workers", type=int, default=one_per_core, help="default: one per core")
+    parser.add_argument(
+        "--workers", type=int, default=cpu_count(), help="processes (default: one for each core)"
+    )
     options = parser.parse_args()
     make_shards(options.root, options.out, options.workers)
     print(f"{options.out} is complete: train with data=imagenet data.root={options.out}")
