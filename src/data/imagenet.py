@@ -5,7 +5,6 @@
 
 import argparse
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from torch import Tensor
 
 from src.data.image_datamodule import ImageDataModule
 from src.data.image_folder import read_folders
-from src.data.image_subset import ImageSource, ImageSubset, LoadedBatch
-from src.data.loader import EvalLoader, TrainLoader, read_batches
+from src.data.image_subset import ImageSource, ImageSubset
+from src.data.loader import EvalLoader, TrainLoader, Workers
 from src.data.mean_image import compute_mean_image, mean_image_path, read_mean_image
 from src.data.sampler import (
     Batch,
@@ -112,7 +111,7 @@ class ImageNet(ImageDataModule):
         """Compute the mean image, if it is needed and not saved below `root` yet."""
         if self.normalization == "pixel" and self.given_mean is None:
             images = ImageSubset(self.sources[0], self.skip_corrupt)
-            compute_mean_image(self.root, images, self._read_batches)
+            compute_mean_image(self.root, images, self._workers())
 
     @property
     def test_labels(self) -> np.ndarray:
@@ -157,7 +156,7 @@ class ImageNet(ImageDataModule):
         """Return the training stream from its first iteration."""
         load_augmented = self.splits["train"].load_augmented
         make_batch = partial(load_augmented, self.crop, self.color_noise)
-        return TrainLoader(self.training_stream(make_batch), self._read_batches)
+        return TrainLoader(self.training_stream(make_batch), self._workers())
 
     def val_dataloader(self) -> EvalLoader:
         """Return the held-out images, or the test images if none are held out."""
@@ -172,7 +171,7 @@ class ImageNet(ImageDataModule):
         check_enough_images(len(images), world_size)
         # Each image on one process only, and as many on each as possible.
         indices = range(rank, len(images), world_size)
-        return EvalLoader(images.load_center_crops, indices, self._read_batches)
+        return EvalLoader(images.load_center_crops, indices, self._workers())
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], _: int) -> Batch:
         """Normalize a batch on its device and add color noise to training images.
@@ -194,15 +193,12 @@ class ImageNet(ImageDataModule):
             images += rows if self.std is None else rows / self.std
         return nchw(images.flip(-1) if self.bgr else images), labels
 
-    def _read_batches(
-        self, make_batch: Callable[[Any], LoadedBatch], items: Sequence[Any]
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """Return batches made by the worker processes of this device."""
+    def _workers(self) -> Workers:
         devices = self.trainer.num_devices if self.trainer else 1
-        workers = max(1, cpu_count() // devices) if self.num_workers is None else self.num_workers
-        # Only pinned memory is copied to a GPU while it computes.
+        share = max(1, cpu_count() // devices)
         pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return read_batches(make_batch, items, workers, pin, self.skipped)
+        processes = share if self.num_workers is None else self.num_workers
+        return Workers(processes, pin, self.skipped)
 
 
 def find_images(root: Path) -> tuple[ImageSource, ImageSource]:
@@ -237,8 +233,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     images = ImageSubset(find_images(options.root)[0], options.on_bad == "skip")
-    read = partial(read_batches, workers=cpu_count(), pin=False, reported=set())
-    compute_mean_image(options.root, images, read)
+    compute_mean_image(options.root, images, Workers(cpu_count(), pin=False, reported=set()))
 
 
 if __name__ == "__main__":

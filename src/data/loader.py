@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,15 +21,26 @@ from tqdm import tqdm
 from src.data.image_subset import LoadedBatch
 from src.data.sampler import TrainingStream
 
-# Yields a batch for each item, in order; `ImageNet` chooses how many processes make them.
-ReadBatches = Callable[[Callable[[Any], LoadedBatch], Sequence[Any]], Iterator[tuple[Tensor, ...]]]
+
+class Workers(NamedTuple):
+    """The processes that make batches.
+
+    Args:
+        processes: Their number; with 0 this process makes the batches.
+        pin: Copy batches into pinned memory, from which alone a GPU copies while it computes.
+        reported: Messages about skipped images that were printed already; new ones are added.
+    """
+
+    processes: int
+    pin: bool
+    reported: set[str]
 
 
 class TrainLoader:
     """Iterates over the batches of a training stream, which workers make ahead of it."""
 
-    def __init__(self, stream: TrainingStream, read_batches: ReadBatches) -> None:
-        self.stream, self.read_batches = stream, read_batches
+    def __init__(self, stream: TrainingStream, workers: Workers) -> None:
+        self.stream, self.workers = stream, workers
         self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
 
     def __len__(self) -> int:
@@ -37,7 +48,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         iterations = range(self.stream.next_iteration, len(self.stream))
-        batches = self.read_batches(self.stream.batch, iterations)
+        batches = read_batches(self.stream.batch, iterations, self.workers)
         for iteration, batch in zip(iterations, batches, strict=True):
             # The state follows the batches that were used, not those that workers have ready.
             self.stream.next_iteration = iteration + 1
@@ -51,13 +62,13 @@ class EvalLoader:
     Args:
         make_batch: Makes the batch of some indices.
         indices: The images of this process.
-        read_batches: Makes the batches in worker processes.
+        workers: The processes that make the batches.
         batch_size: Images of a batch; the last one may be smaller.
     """
 
     make_batch: Callable[[range], LoadedBatch]
     indices: range
-    read_batches: ReadBatches
+    workers: Workers
     batch_size: int = 100
 
     def __len__(self) -> int:
@@ -66,18 +77,14 @@ class EvalLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         starts = range(0, len(self.indices), self.batch_size)
         index_batches = [self.indices[start : start + self.batch_size] for start in starts]
-        batches = self.read_batches(self.make_batch, index_batches)
+        batches = read_batches(self.make_batch, index_batches, self.workers)
         return (batch for batch in batches if len(batch[0]))  # all images may have been skipped
 
 
 def read_batches(
-    make_batch: Callable[[Any], LoadedBatch],
-    items: Sequence[Any],
-    workers: int,
-    pin: bool,
-    reported: set[str],
+    make_batch: Callable[[Any], LoadedBatch], items: Sequence[Any], workers: Workers
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Yield the batch of each item, in order, made ahead by worker processes.
+    """Yield the batch of each item, in order, made ahead of its use.
 
     The number of workers changes no batch.
 
@@ -85,16 +92,14 @@ def read_batches(
         make_batch: Depends on nothing but the item, and can be pickled. Its OSErrors and
             ValueErrors are raised here.
         items: One for each batch.
-        workers: Number of processes; with 0 this process makes the batches.
-        pin: Copy batches into pinned memory, for a GPU.
-        reported: Messages about skipped images that were printed already; new ones are added.
+        workers: The processes that make them.
     """
     results: Iterable[LoadedBatch | Exception] = DataLoader(
         items,  # type: ignore[arg-type]  # any sequence serves as a dataset
         batch_size=None,  # each item makes a batch already
         collate_fn=partial(_batch_or_error, make_batch),
-        num_workers=workers,
-        pin_memory=pin,
+        num_workers=workers.processes,
+        pin_memory=workers.pin,
         # DataLoader draws from a generator; the global one must give the same numbers to the net
         # whether or not there is an evaluation.
         generator=torch.Generator(),
@@ -106,9 +111,10 @@ def read_batches(
             raise result
         # Once for each image, which training meets in every epoch.
         for message in result.skipped:
-            if message not in reported:
-                reported.add(message)
-                tqdm.write(f"{message}: skipped, {len(reported)} so far", file=sys.stderr)
+            if message not in workers.reported:
+                workers.reported.add(message)
+                total = len(workers.reported)
+                tqdm.write(f"{message}: skipped, {total} so far", file=sys.stderr)
         yield result.batch
 
 

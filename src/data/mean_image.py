@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from src.data.image_subset import ImageSubset
-from src.data.loader import EvalLoader, ReadBatches
+from src.data.loader import EvalLoader, Workers
 from src.data.transforms import CROP_SIZE
 
 
@@ -18,13 +18,13 @@ def mean_image_path(root: Path) -> Path:
     return root / f"mean-{CROP_SIZE}.npy"
 
 
-def compute_mean_image(root: Path, images: ImageSubset, read_batches: ReadBatches) -> None:
+def compute_mean_image(root: Path, images: ImageSubset, workers: Workers) -> None:
     """Average the center crops of the training images and save the result, unless it is there.
 
     Args:
         root: Directory of the dataset, where float32 [224, 224, 3] in 0 .. 255 is saved.
         images: The training images, those held out included.
-        read_batches: Makes batches in worker processes.
+        workers: The processes that read the images.
 
     Raises:
         ValueError: If no image can be read.
@@ -35,7 +35,7 @@ def compute_mean_image(root: Path, images: ImageSubset, read_batches: ReadBatche
 
     print(f"computing the mean image of {len(images):,} images, once: {path}", flush=True)
     # The paper does not say of which crops: center crops, as the images are tested.
-    batches = EvalLoader(images.load_center_crops, range(len(images)), read_batches)
+    batches = EvalLoader(images.load_center_crops, range(len(images)), workers)
     # An integer sum is exact in any order: the same images give the same file.
     total, count = torch.zeros((CROP_SIZE, CROP_SIZE, 3), dtype=torch.int64), 0
     with tqdm(desc="mean image", total=len(images), unit=" images", disable=None) as bar:

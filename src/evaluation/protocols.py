@@ -111,7 +111,7 @@ class TestViews(LightningDataModule):
         assert isinstance(self.data, ImageNet)
         size = self.protocol.batch_size
         make_views = partial(self.data.splits["test"].load_views, self.protocol.views)
-        return EvalLoader(make_views, batches.indices, batches.read_batches, size)
+        return EvalLoader(make_views, batches.indices, batches.workers, size)
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], _: int

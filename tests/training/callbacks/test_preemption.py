@@ -16,7 +16,7 @@ from test_kills import assert_identical_except_times
 
 from src import train
 from src.data.image_subset import LoadedBatch
-from src.data.loader import read_batches
+from src.data.loader import Workers, read_batches
 from src.training import distributed
 from src.training.callbacks.preemption import SIGNALS
 
@@ -146,14 +146,14 @@ def number_batch(number):
 
 
 def test_data_workers_ignore_signals_from_outside_and_end_when_the_run_terminates_them():
-    batches = read_batches(number_batch, range(40), workers=1, pin=False, reported=set())
+    batches = read_batches(number_batch, range(40), Workers(1, pin=False, reported=set()))
     assert next(batches) == (0,)
     (worker,) = multiprocessing.active_children()
     # From another process, as SLURM sends it.
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
     assert [int(number) for (number,) in batches] == [*range(1, 40)]
 
-    batches = read_batches(number_batch, range(40), workers=1, pin=False, reported=set())
+    batches = read_batches(number_batch, range(40), Workers(1, pin=False, reported=set()))
     assert next(batches) == (0,)
     (worker,) = multiprocessing.active_children()
     worker.terminate()
