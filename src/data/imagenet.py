@@ -196,8 +196,8 @@ class ImageNet(ImageDataModule):
     def _workers(self) -> Workers:
         devices = self.trainer.num_devices if self.trainer else 1
         share = max(1, cpu_count() // devices)
-        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         processes = share if self.num_workers is None else self.num_workers
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return Workers(processes, pin, self.skipped)
 
 
