@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from src import train
 from src.cli import format_error, is_user_error
 from src.config import compose_config
-from src.data.webdataset import index_path, make_shards, read_shards
+from src.data.shard_index import index_path
+from src.data.webdataset import make_shards, read_shards
 from src.evaluation.weights import read_weights
 
 REPORT = "src.report.__main__"

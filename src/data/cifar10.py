@@ -52,8 +52,6 @@ class CIFAR10(ImagesInMemory):
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Return training images and labels, then test images and labels."""
-        train, test = (
-            datasets.CIFAR10(self.root, train=True),
-            datasets.CIFAR10(self.root, train=False),
-        )
+        train, test = (datasets.CIFAR10(self.root, train=train) for train in (True, False))
+        # torchvision has the labels as lists.
         return train.data, np.array(train.targets), test.data, np.array(test.targets)

@@ -36,7 +36,11 @@ class ImageDataModule(LightningDataModule):
     fingerprint: str
 
     def __init__(
-        self, val_images: int, seed: int, batch_size: int | None, iterations: int | None
+        self,
+        val_images: int,
+        seed: int,
+        batch_size: int | None = None,
+        iterations: int | None = None,
     ) -> None:
         super().__init__()
         self.val_images, self.seed = val_images, seed
@@ -72,6 +76,7 @@ class ImageDataModule(LightningDataModule):
         self, make_batch: Callable[[Tensor, np.random.Generator, slice], Any]
     ) -> TrainingStream:
         """Return the training stream of this process, from its first iteration."""
+        # Evaluation and export build the dataset without a recipe, so without these two.
         assert self.batch_size is not None, "made for evaluation"
         assert self.iterations is not None, "made for evaluation"
         return TrainingStream(

@@ -20,16 +20,15 @@ class ImageFiles:
 
     Args:
         folder: The directory that holds them.
-        names: Paths below `folder`, as n01440764/a.JPEG.
-        labels: The class of each image.
+        labels: The class of each image, by its path below `folder`, as n01440764/a.JPEG.
     """
 
-    def __init__(self, folder: Path, names: list[str], labels: list[int]) -> None:
+    def __init__(self, folder: Path, labels: dict[str, int]) -> None:
         self.folder = folder
         # An array of bytes, not a list of strings: reference counts in a list make worker processes
         # copy its memory.
-        self.names = np.array([os.fsencode(name) for name in names])
-        self.labels = np.array(labels, np.int64)
+        self.names = np.array([os.fsencode(name) for name in labels])
+        self.labels = np.array(list(labels.values()), np.int64)
 
     def location(self, index: int) -> str:
         """Return the path of an image."""
@@ -47,33 +46,34 @@ def read_folders(root: Path) -> tuple[ImageFiles, ImageFiles]:
         FileNotFoundError: If a directory is missing or empty.
         ValueError: If val/ or its list does not match train/.
     """
-    for split in ("train", "val"):
-        if not (root / split).is_dir():
+    train, val = root / "train", root / "val"
+    for folder in (train, val):
+        if not folder.is_dir():
             raise FileNotFoundError(
-                f"there is no folder {(root / split).absolute()}: name with data.root= the folder "
+                f"there is no folder {folder.absolute()}: name with data.root= the folder "
                 "that holds train/<wnid>/*.JPEG and val/, or shards (*train*.tar and *val*.tar)"
             )
 
-    wnids = _subfolders(root / "train")
+    wnids, val_wnids = _subfolders(train), _subfolders(val)
     if not wnids:
         raise FileNotFoundError(
-            f"{root / 'train'} has no folder in it: it needs one for each class, as n01440764"
+            f"{train} has no folder in it: it needs one for each class, as n01440764"
         )
-    val_wnids = _subfolders(root / "val")
     unknown = sorted(set(val_wnids) - set(wnids))
     if unknown:
         raise ValueError(
-            f"{root / 'val'} has {len(unknown)} classes that {root / 'train'} does not have "
+            f"{val} has {len(unknown)} classes that {train} does not have "
             f"({unknown[0]}, ...): use train/ and val/ of the same dataset"
         )
 
-    train = _images_by_class(root / "train", wnids, wnids)
-    if val_wnids:
-        return train, _images_by_class(root / "val", val_wnids, wnids)
-    return train, _images_by_list(root, wnids)
+    # val/ may lack a class, so its labels are those of train/.
+    label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    labels = _labels_by_class(val, val_wnids, label_of) or _labels_by_list(val, label_of)
+    return ImageFiles(train, _labels_by_class(train, wnids, label_of)), ImageFiles(val, labels)
 
 
 def _subfolders(path: Path) -> list[str]:
+    # scandir knows which entries are folders without a further look at each of 50,000 images.
     entries = os.scandir(path)
     return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
 
@@ -82,55 +82,48 @@ def _files(path: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path) if not entry.name.startswith("."))
 
 
-def _images_by_class(folder: Path, classes: list[str], wnids: list[str]) -> ImageFiles:
-    """List the images of some classes, each in a directory of its own."""
-    names, labels = [], []
-    label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    for wnid in classes:
-        files = _files(folder / wnid)
-        if not files:
+def _labels_by_class(folder: Path, wnids: list[str], label_of: dict[str, int]) -> dict[str, int]:
+    """Return the label of each image, by its path in `folder`; each class has a directory."""
+    labels: dict[str, int] = {}
+    for wnid in wnids:
+        names = _files(folder / wnid)
+        if not names:
             raise FileNotFoundError(
                 f"{folder / wnid} has no image in it: unpack the class again, or remove the folder"
             )
-        names += [f"{wnid}/{name}" for name in files]
-        labels += [label_of[wnid]] * len(files)
-    return ImageFiles(folder, names, labels)
+        labels |= {f"{wnid}/{name}": label_of[wnid] for name in names}
+    return labels
 
 
-def _images_by_list(root: Path, wnids: list[str]) -> ImageFiles:
-    """List the images of a flat val/, with the classes from val.txt or from the devkit."""
-    folder, list_path, devkit = root / "val", root / "val.txt", root / DEVKIT
-    if list_path.exists():
-        lines = list_path.read_text().splitlines()
+def _labels_by_list(folder: Path, label_of: dict[str, int]) -> dict[str, int]:
+    """Return the label of each image of a flat val/, as val.txt or the devkit list them."""
+    path, devkit = folder.with_suffix(".txt"), folder.with_name(DEVKIT)
+    if path.exists():
+        lines = path.read_text().splitlines()
     elif devkit.exists():
-        list_path, lines = devkit, _devkit_lines(devkit)
+        path, lines = devkit, _devkit_lines(devkit)
     else:
         raise FileNotFoundError(
-            f"{folder} has no folders of classes: put {DEVKIT} next to it, or {list_path} with "
+            f"{folder} has no folders of classes: put {DEVKIT} next to it, or {path} with "
             f"the classes, {LINE_FORMAT}"
         )
-    labels = _parse_lines(lines, list_path, wnids)
+    labels = _parse_lines(lines, path, label_of)
 
     names = _files(folder)
-    unlisted, missing = sorted(set(names) - set(labels)), sorted(set(labels) - set(names))
-    for differing, what in (
-        (unlisted, "not listed in it"),
-        (missing, f"listed but not in {folder}"),
-    ):
-        if differing:
-            raise ValueError(
-                f"{list_path} does not match the images: {len(differing)} are {what}, the first is "
-                f"{differing[0]} ({len(names):,} images, {len(labels):,} lines)"
-            )
-    if not names:
-        raise FileNotFoundError(f"{folder} has no image in it: unpack the validation images there")
-    return ImageFiles(folder, names, [labels[name] for name in names])
+    differing = sorted(labels.keys() ^ set(names))
+    if differing:
+        problem = f"listed but not in {folder}" if differing[0] in labels else "not listed in it"
+        raise ValueError(
+            f"{path} does not match the images ({len(names):,} images, {len(labels):,} lines): "
+            f"{differing[0]} is {problem}"
+        )
+    return {name: labels[name] for name in names}
 
 
-def _parse_lines(lines: list[str], path: Path, wnids: list[str]) -> dict[str, int]:
+def _parse_lines(lines: list[str], path: Path, label_of: dict[str, int]) -> dict[str, int]:
     """Return the label of each image that a list names, by its wnid or by its label."""
-    label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    label_of |= {str(label): label for label in range(len(wnids))}
+    wnids = list(label_of)
+    label_of = label_of | {str(label): label for label in label_of.values()}
     labels = {}
     for number, line in enumerate(lines, 1):
         words = line.split()

@@ -5,22 +5,19 @@
 
 import argparse
 import hashlib
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from src.data.image_datamodule import ImageDataModule
 from src.data.image_folder import read_folders
-from src.data.image_reader import ImageSource, ImageSubset, LoadedBatch
-from src.data.loader import EvalLoader, TrainBatchMaker, TrainLoader, prefetch
-from src.data.mean_image import mean_image_path, read_mean_image, write_mean_image
+from src.data.image_subset import ImageSource, ImageSubset
+from src.data.loader import EvalLoader, TrainLoader, Workers
+from src.data.mean_image import compute_mean_image, mean_image_path, read_mean_image
 from src.data.sampler import (
     Batch,
     check_batch_divides,
@@ -36,7 +33,6 @@ DESCRIPTION = (
     "Compute the mean image of the training images and save it in ROOT, for "
     "data.normalization=pixel."
 )
-TEST_BATCH = 100  # images of a process
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in 0 .. 1, torchvision's
 CHOICES = {
     "crop": ("scale", "area"),
@@ -52,7 +48,6 @@ class ImageNet(ImageDataModule):
 
     Args:
         root: Directory of the dataset.
-        val_images: Training images held out for validation, chosen by the seed.
         crop: "scale" resizes the shorter side to a random length from `scales` and takes any
             224x224 of that (Sec. 3.4); "area" is torchvision's random-resized crop.
         scales: [smallest, largest] shorter side in pixels.
@@ -61,12 +56,10 @@ class ImageNet(ImageDataModule):
             channel; "channel" also divides by torchvision's standard deviations.
         on_bad: At an image that cannot be decoded, "stop" the run or "skip" it with a message.
         num_workers: Processes that read images, for each device; None shares the cores.
-        seed: Seed of the run.
-        batch_size: Images per iteration over all processes; needed for training only.
-        iterations: Length of the run; needed for training only.
         mean: A .npy file with a mean image [224, 224, 3] in 0 .. 255, used instead of the mean of
             the training images; its channels are in the net's order.
         bgr: Give the net its channels in the order B, G, R.
+        **common: Arguments of `ImageDataModule`.
 
     Raises:
         ValueError: If an argument has none of its values.
@@ -78,28 +71,23 @@ class ImageNet(ImageDataModule):
     def __init__(
         self,
         root: str,
-        val_images: int,
         crop: str,
         scales: list[int],
         color_noise: float,
         normalization: str,
         on_bad: str,
         num_workers: int | None,
-        seed: int,
-        batch_size: int | None = None,
-        iterations: int | None = None,
         mean: str | None = None,
         bgr: bool = False,
+        **common: Any,
     ) -> None:
-        super().__init__(val_images, seed, batch_size, iterations)
-        given = {"crop": crop, "normalization": normalization, "on_bad": on_bad}
-        for key, value in given.items():
+        super().__init__(**common)
+        for key, value in {"crop": crop, "normalization": normalization, "on_bad": on_bad}.items():
             if value not in CHOICES[key]:
                 raise ValueError(f"data.{key}={value} is not one of {', '.join(CHOICES[key])}")
         if len(scales) != 2 or not CROP_SIZE <= scales[0] <= scales[1]:
             raise ValueError(
-                f"data.scales={scales} must be [smallest, largest], with smallest at least "
-                f"{CROP_SIZE}"
+                f"data.scales={scales} must be [smallest, largest], smallest at least {CROP_SIZE}"
             )
         if mean is not None and normalization != "pixel":
             raise ValueError(
@@ -117,20 +105,13 @@ class ImageNet(ImageDataModule):
     @cached_property
     def sources(self) -> tuple[ImageSource, ImageSource]:
         """All training images, and all test images."""
-        has_folders = (self.root / "train").is_dir() or not list(self.root.glob("*.tar"))
-        return read_folders(self.root) if has_folders else read_shards(self.root)
+        return find_images(self.root)
 
     def prepare_data(self) -> None:
         """Compute the mean image, if it is needed and not saved below `root` yet."""
-        path = mean_image_path(self.root)
-        if self.normalization != "pixel" or self.given_mean is not None or path.exists():
-            return
-        # The paper does not say of which crops: center crops, as the images are tested.
-        num_images = len(self.sources[0].labels)
-        images = ImageSubset(self.sources[0], np.arange(num_images), self.skip_corrupt)
-        print(f"computing the mean image of {num_images:,} images, once: {path}", flush=True)
-        batches = self._read_batches(images.load_center_crops, _batches(range(num_images)))
-        write_mean_image(path, batches, num_images)
+        if self.normalization == "pixel" and self.given_mean is None:
+            images = ImageSubset(self.sources[0], self.skip_corrupt)
+            compute_mean_image(self.root, images, self._workers())
 
     @property
     def test_labels(self) -> np.ndarray:
@@ -151,34 +132,31 @@ class ImageNet(ImageDataModule):
         train, test = self.sources
         train_indices, val_indices = train_val_split(len(train.labels), self.val_images, self.seed)
         self.train_images = len(train_indices)
-        self.mean, self.std = self._read_mean(), None
-        if self.normalization == "channel":
-            self.std = 255 * torch.tensor(STD).repeat(CROP_SIZE, 1)
+        self.mean = self._read_mean()
+        self.std = _row_of_pixels(STD) if self.normalization == "channel" else None
+        # Stored in checkpoints: a run must not resume on other images.
         self.fingerprint = fingerprint(train, test, self.mean)
 
-        splits = {"train": (train, train_indices), "test": (test, np.arange(len(test.labels)))}
+        self.splits["train"] = ImageSubset(train, self.skip_corrupt, train_indices)
+        self.splits["test"] = ImageSubset(test, self.skip_corrupt)
         if self.val_images:
-            splits["val"] = train, val_indices
-        self.splits = {
-            split: ImageSubset(source, indices, self.skip_corrupt)
-            for split, (source, indices) in splits.items()
-        }
+            self.splits["val"] = ImageSubset(train, self.skip_corrupt, val_indices)
 
     def _read_mean(self) -> Tensor:
         """Return the mean in the order R, G, B."""
         if self.given_mean is not None:
+            # In the net's order, whereas pixels are normalized before they change theirs.
             mean = read_mean_image(Path(self.given_mean))
             return mean.flip(-1) if self.bgr else mean
         if self.normalization == "pixel":
             return torch.from_numpy(np.load(mean_image_path(self.root)))
-        # A row of pixels rather than three numbers, which a CPU broadcasts slowly.
-        return 255 * torch.tensor(MEAN).repeat(CROP_SIZE, 1)
+        return _row_of_pixels(MEAN)
 
     def train_dataloader(self) -> TrainLoader:
         """Return the training stream from its first iteration."""
-        images = self.splits["train"]
-        make_batch = TrainBatchMaker(images, self.crop, self.color_noise)
-        return TrainLoader(self.training_stream(make_batch), self._read_batches)
+        load_augmented = self.splits["train"].load_augmented
+        make_batch = partial(load_augmented, self.crop, self.color_noise)
+        return TrainLoader(self.training_stream(make_batch), self._workers())
 
     def val_dataloader(self) -> EvalLoader:
         """Return the held-out images, or the test images if none are held out."""
@@ -191,8 +169,9 @@ class ImageNet(ImageDataModule):
     def _eval_loader(self, split: str) -> EvalLoader:
         images, (rank, world_size) = self.splits[split], rank_and_world_size(self.trainer)
         check_enough_images(len(images), world_size)
-        index_batches = _batches(range(rank, len(images), world_size))
-        return EvalLoader(images.load_center_crops, index_batches, self._read_batches)
+        # Each image on one process only, and as many on each as possible.
+        indices = range(rank, len(images), world_size)
+        return EvalLoader(images.load_center_crops, indices, self._workers())
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, ...], _: int) -> Batch:
         """Normalize a batch on its device and add color noise to training images.
@@ -214,29 +193,25 @@ class ImageNet(ImageDataModule):
             images += rows if self.std is None else rows / self.std
         return nchw(images.flip(-1) if self.bgr else images), labels
 
-    def _read_batches(
-        self, make_batch: Callable[[Any], LoadedBatch], items: Sequence[Any]
-    ) -> Iterator[tuple[Tensor, ...]]:
-        """Yield batches made by worker processes, and report each skipped image once."""
-        workers, pin = self.num_workers, False
-        if workers is None:
-            devices = self.trainer.num_devices if self.trainer else 1
-            workers = max(1, cpu_count() // devices)
-        if self.trainer:
-            # Only pinned memory is copied to a GPU while it computes.
-            pin = self.trainer.strategy.root_device.type == "cuda"
-        for batch, skipped in prefetch(make_batch, items, workers, pin):
-            for message in skipped:
-                # Training meets an image once each epoch.
-                if message not in self.skipped:
-                    self.skipped.add(message)
-                    total = len(self.skipped)
-                    tqdm.write(f"{message}: skipped, {total} so far", file=sys.stderr)
-            yield batch
+    def _workers(self) -> Workers:
+        devices = self.trainer.num_devices if self.trainer else 1
+        share = max(1, cpu_count() // devices)
+        processes = share if self.num_workers is None else self.num_workers
+        pin = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return Workers(processes, pin, self.skipped)
 
 
-def _batches(indices: range) -> list[range]:
-    return [indices[i : i + TEST_BATCH] for i in range(0, len(indices), TEST_BATCH)]
+def find_images(root: Path) -> tuple[ImageSource, ImageSource]:
+    """Find all training images and all test images below `root`, in folders or in shards."""
+    # Without either, the message about folders is the more helpful one.
+    has_folders = (root / "train").is_dir() or not list(root.glob("*.tar"))
+    return read_folders(root) if has_folders else read_shards(root)
+
+
+def _row_of_pixels(channels: tuple[float, ...]) -> Tensor:
+    """Repeat a value of each channel in 0 .. 1 along a row of pixels, [224, 3] in 0 .. 255."""
+    # Rather than three numbers, which a CPU broadcasts slowly.
+    return 255 * torch.tensor(channels).repeat(CROP_SIZE, 1)
 
 
 def fingerprint(train: ImageSource, test: ImageSource, mean: Tensor) -> str:
@@ -251,25 +226,14 @@ def fingerprint(train: ImageSource, test: ImageSource, mean: Tensor) -> str:
 def main() -> None:
     """Compute the mean image of the dataset on the command line."""
     parser = argparse.ArgumentParser(prog="python -m src.data.imagenet", description=DESCRIPTION)
-    parser.add_argument("root", help="holds train/ and val/, or shards")
+    parser.add_argument("root", type=Path, help="holds train/ and val/, or shards")
+    choices = CHOICES["on_bad"]
     parser.add_argument(
-        "--on-bad",
-        choices=CHOICES["on_bad"],
-        default="stop",
-        help="at images that cannot be decoded",
+        "--on-bad", choices=choices, default="stop", help="at images that cannot be decoded"
     )
     options = parser.parse_args()
-    ImageNet(
-        root=options.root,
-        val_images=0,
-        crop="scale",
-        scales=[256, 480],
-        color_noise=0,
-        normalization="pixel",
-        on_bad=options.on_bad,
-        num_workers=None,
-        seed=0,
-    ).prepare_data()
+    images = ImageSubset(find_images(options.root)[0], options.on_bad == "skip")
+    compute_mean_image(options.root, images, Workers(cpu_count(), pin=False, reported=set()))
 
 
 if __name__ == "__main__":

@@ -3,86 +3,44 @@
 Normalization is left to the training device: a batch of uint8 is a quarter of its float32 size.
 """
 
+import math
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from src.data.image_reader import ImageSubset, LoadedBatch
-from src.data.sampler import Batch, TrainingStream
-from src.data.transforms import (
-    CROP_SIZE,
-    RandomResizedCrop,
-    RandomScaleCrop,
-    crop_and_resize,
-    pca_color_noise,
-)
-
-# Yields a batch for each item, in order; `ImageNet` chooses how many processes make them.
-ReadBatches = Callable[[Callable[[Any], LoadedBatch], Sequence[Any]], Iterator[tuple[Tensor, ...]]]
+from src.data.image_subset import LoadedBatch
+from src.data.sampler import TrainingStream
 
 
-class TrainBatchMaker:
-    """Makes augmented training batches: images, labels and color noise.
-
-    A skipped image is replaced by the next one that can be decoded.
+class Workers(NamedTuple):
+    """The processes that make batches.
 
     Args:
-        images: The training images.
-        crop: Random crop of each image.
-        color_noise: Standard deviation of the PCA color noise.
+        processes: Their number; with 0 this process makes the batches.
+        pin: Copy batches into pinned memory, from which alone a GPU copies while it computes.
+        reported: Messages about skipped images that were printed already; new ones are added.
     """
 
-    def __init__(
-        self, images: ImageSubset, crop: RandomScaleCrop | RandomResizedCrop, color_noise: float
-    ) -> None:
-        self.images, self.crop, self.color_noise = images, crop, color_noise
-
-    def __call__(self, indices: Tensor, rng: np.random.Generator, rank_slice: slice) -> LoadedBatch:
-        """Return uint8 [n, 224, 224, 3], labels [n] and color noise [n, 3] of one process."""
-        # Random numbers of the global batch: those of an image do not depend on the world size.
-        draws = rng.random((len(indices), 1 + self.crop.num_draws))
-        noise = pca_color_noise(rng, len(indices), self.color_noise)
-
-        # Decoding is what takes the time, and only this process's images are decoded.
-        skipped: list[str] = []
-        per_image = zip(indices[rank_slice].tolist(), draws[rank_slice], strict=True)
-        images = [self._augmented(index, numbers, skipped) for index, numbers in per_image]
-        return LoadedBatch((*_collate(images), noise[rank_slice]), skipped)
-
-    def _augmented(self, index: int, draws: np.ndarray, skipped: list[str]) -> tuple[Tensor, int]:
-        for i in range(len(self.images)):
-            # The random numbers stay those of the image that is replaced.
-            loaded = self.images.load((index + i) % len(self.images), skipped)
-            if loaded:
-                image, label = loaded
-                box = self.crop.box(draws[1:], *image.shape[1:])
-                return crop_and_resize(image, box, flip=draws[0] < 0.5), label
-        raise ValueError(
-            f"none of the {len(self.images):,} training images can be read: {skipped[-1]}"
-        )
-
-
-def _collate(images: list[tuple[Tensor, int]]) -> Batch:
-    """Copy images [3, 224, 224] into one tensor [n, 224, 224, 3]."""
-    pixels = torch.empty((len(images), CROP_SIZE, CROP_SIZE, 3), dtype=torch.uint8)
-    for place, (image, _) in zip(pixels, images, strict=True):
-        place.copy_(image.permute(1, 2, 0))
-    return pixels, torch.tensor([label for _, label in images], dtype=torch.int64)
+    processes: int
+    pin: bool
+    reported: set[str]
 
 
 class TrainLoader:
     """Iterates over the batches of a training stream, which workers make ahead of it."""
 
-    def __init__(self, stream: TrainingStream, read_batches: ReadBatches) -> None:
-        self.stream, self.read_batches = stream, read_batches
+    def __init__(self, stream: TrainingStream, workers: Workers) -> None:
+        self.stream, self.workers = stream, workers
         self.state_dict, self.load_state_dict = stream.state_dict, stream.load_state_dict
 
     def __len__(self) -> int:
@@ -90,54 +48,43 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
         iterations = range(self.stream.next_iteration, len(self.stream))
-        batches = self.read_batches(self.stream.batch, iterations)
+        batches = read_batches(self.stream.batch, iterations, self.workers)
         for iteration, batch in zip(iterations, batches, strict=True):
             # The state follows the batches that were used, not those that workers have ready.
             self.stream.next_iteration = iteration + 1
             yield batch
 
 
+@dataclass
 class EvalLoader:
-    """Iterates over batches of images for evaluation, in order, without augmentation.
+    """Iterates over images for evaluation, in order, without augmentation.
 
     Args:
         make_batch: Makes the batch of some indices.
-        index_batches: The indices of each batch.
-        read_batches: Makes the batches in worker processes.
+        indices: The images of this process.
+        workers: The processes that make the batches.
+        batch_size: Images of a batch; the last one may be smaller.
     """
 
-    def __init__(
-        self,
-        make_batch: Callable[[range], LoadedBatch],
-        index_batches: list[range],
-        read_batches: ReadBatches,
-    ) -> None:
-        self.make_batch, self.index_batches = make_batch, index_batches
-        self.read_batches = read_batches
+    make_batch: Callable[[range], LoadedBatch]
+    indices: range
+    workers: Workers
+    batch_size: int = 100
 
     def __len__(self) -> int:
-        return len(self.index_batches)
+        return math.ceil(len(self.indices) / self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        batches = self.read_batches(self.make_batch, self.index_batches)
+        starts = range(0, len(self.indices), self.batch_size)
+        index_batches = [self.indices[start : start + self.batch_size] for start in starts]
+        batches = read_batches(self.make_batch, index_batches, self.workers)
         return (batch for batch in batches if len(batch[0]))  # all images may have been skipped
 
 
-class _BatchDataset(Dataset):
-    def __init__(self, make_batch: Callable[[Any], Any]) -> None:
-        self.make_batch = make_batch
-
-    def __getitem__(self, item: Any) -> Any:
-        try:
-            return self.make_batch(item)
-        except (OSError, ValueError) as error:
-            return error  # raised by `prefetch`; DataLoader would bury its text in a traceback
-
-
-def prefetch(
-    make_batch: Callable[[Any], Any], items: Sequence[Any], workers: int, pin: bool = False
-) -> Iterator[Any]:
-    """Yield `make_batch(item)` for each item, in order, made ahead by worker processes.
+def read_batches(
+    make_batch: Callable[[Any], LoadedBatch], items: Sequence[Any], workers: Workers
+) -> Iterator[tuple[Tensor, ...]]:
+    """Yield the batch of each item, in order, made ahead of its use.
 
     The number of workers changes no batch.
 
@@ -145,21 +92,37 @@ def prefetch(
         make_batch: Depends on nothing but the item, and can be pickled. Its OSErrors and
             ValueErrors are raised here.
         items: One for each batch.
-        workers: Number of processes; with 0 this process makes the batches.
-        pin: Copy batches into pinned memory, for a GPU.
+        workers: The processes that make them.
     """
-    options: dict[str, Any] = {"num_workers": workers, "pin_memory": pin}
-    # DataLoader draws from a generator; the global one must give the same numbers to the net
-    # whether or not there is an evaluation.
-    options["generator"] = torch.Generator()
-    if sys.platform == "linux":
-        options["worker_init_fn"] = _ignore_sigterm_from_outside
+    results: Iterable[LoadedBatch | Exception] = DataLoader(
+        items,  # type: ignore[arg-type]  # any sequence serves as a dataset
+        batch_size=None,  # each item makes a batch already
+        collate_fn=partial(_batch_or_error, make_batch),
+        num_workers=workers.processes,
+        pin_memory=workers.pin,
+        # DataLoader draws from a generator; the global one must give the same numbers to the net
+        # whether or not there is an evaluation.
+        generator=torch.Generator(),
+        # Only Linux tells which process a signal comes from.
+        worker_init_fn=_ignore_sigterm_from_outside if sys.platform == "linux" else None,
+    )
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+        # Once for each image, which training meets in every epoch.
+        for message in result.skipped:
+            if message not in workers.reported:
+                workers.reported.add(message)
+                total = len(workers.reported)
+                tqdm.write(f"{message}: skipped, {total} so far", file=sys.stderr)
+        yield result.batch
 
-    dataset = _BatchDataset(make_batch)
-    for batch in DataLoader(dataset, batch_size=None, sampler=items, **options):
-        if isinstance(batch, Exception):
-            raise batch
-        yield batch
+
+def _batch_or_error(make_batch: Callable[[Any], Any], item: Any) -> Any:
+    try:
+        return make_batch(item)
+    except (OSError, ValueError) as error:
+        return error  # raised by `read_batches`; DataLoader would bury its text in a traceback
 
 
 def _ignore_sigterm_from_outside(_: int) -> None:
@@ -167,6 +130,7 @@ def _ignore_sigterm_from_outside(_: int) -> None:
 
     SLURM and torchrun send it to all processes, and training needs its workers until it has saved.
     """
+    # Blocked, so that it waits for the thread, which can see who sent it; a handler could not.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     threading.Thread(target=_exit_on_sigterm_from_parent, daemon=True).start()
 
@@ -174,4 +138,4 @@ def _ignore_sigterm_from_outside(_: int) -> None:
 def _exit_on_sigterm_from_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
-    os._exit(0)
+    os._exit(0)  # sys.exit would end this thread alone

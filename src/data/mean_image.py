@@ -1,7 +1,6 @@
 """The mean image over ImageNet's training images, which `data.normalization=pixel` subtracts."""
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src.data.image_subset import ImageSubset
+from src.data.loader import EvalLoader, Workers
 from src.data.transforms import CROP_SIZE
 
 
@@ -17,26 +18,33 @@ def mean_image_path(root: Path) -> Path:
     return root / f"mean-{CROP_SIZE}.npy"
 
 
-def write_mean_image(path: Path, batches: Iterable[tuple[Tensor, ...]], num_images: int) -> None:
-    """Average images and save the result.
+def compute_mean_image(root: Path, images: ImageSubset, workers: Workers) -> None:
+    """Average the center crops of the training images and save the result, unless it is there.
 
     Args:
-        path: File to write, float32 [224, 224, 3] in 0 .. 255.
-        batches: Each with images uint8 [n, 224, 224, 3] first.
-        num_images: Their number, for the progress bar; skipped images do not come.
+        root: Directory of the dataset, where float32 [224, 224, 3] in 0 .. 255 is saved.
+        images: The training images, those held out included.
+        workers: The processes that read the images.
 
     Raises:
-        ValueError: If there is no image.
+        ValueError: If no image can be read.
     """
+    path = mean_image_path(root)
+    if path.exists():
+        return
+
+    print(f"computing the mean image of {len(images):,} images, once: {path}", flush=True)
+    # The paper does not say of which crops: center crops, as the images are tested.
+    batches = EvalLoader(images.load_center_crops, range(len(images)), workers)
     # An integer sum is exact in any order: the same images give the same file.
     total, count = torch.zeros((CROP_SIZE, CROP_SIZE, 3), dtype=torch.int64), 0
-    with tqdm(desc="mean image", total=num_images, unit=" images", disable=None) as bar:
-        for images, *_ in batches:
-            total += images.sum(0)
-            count += len(images)
-            bar.update(len(images))
+    with tqdm(desc="mean image", total=len(images), unit=" images", disable=None) as bar:
+        for crops, _ in batches:
+            total += crops.sum(0)
+            count += len(crops)  # fewer than `images` if some are skipped
+            bar.update(len(crops))
     if not count:
-        raise ValueError(f"none of the images in {path.parent} can be read")
+        raise ValueError(f"none of the images in {root} can be read")
 
     # Renamed when complete; named by process, as several may compute it at the same time.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
@@ -56,6 +64,7 @@ def read_mean_image(path: Path) -> Tensor:
         raise FileNotFoundError(f"there is no file data.mean={path}")
     with path.open("rb") as file:
         try:
+            # Not np.load, which opens archives of several arrays as well. It never unpickles.
             mean = np.lib.format.read_array(file).astype(np.float32)
         except ValueError as error:
             raise ValueError(

@@ -100,14 +100,11 @@ class TestViews(LightningDataModule):
             slices = _slices(len(images), in_memory.TEST_BATCH)
             return DataLoader(images, sampler=slices, batch_size=None)
 
-        # The data module's own batches of indices are cut into batches that fit the protocol.
+        # The data module's own indices, in batches that fit the protocol.
         assert isinstance(self.data, ImageNet)
         make_views, size = PROTOCOLS[self.protocol]
-        indices = [
-            batch[part] for batch in loader.index_batches for part in _slices(len(batch), size)
-        ]
         load_batch = partial(self.data.splits["test"].load_views, make_views)
-        return EvalLoader(load_batch, indices, loader.read_batches)
+        return EvalLoader(load_batch, loader.indices, loader.workers, size)
 
     def on_after_batch_transfer(
         self, batch: tuple[Tensor, ...], _: int

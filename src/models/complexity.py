@@ -31,6 +31,7 @@ def count_multiply_adds(net: nn.Module, image_shape: tuple[int, int, int]) -> in
         Multiply-adds for one image.
     """
     # Tensors on the meta device have a shape but no memory and no arithmetic.
+    # In training, batch norm would refuse a single image whose maps have one pixel.
     net = copy.deepcopy(net).to("meta").eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.empty(1, *image_shape, device="meta"))
@@ -50,6 +51,7 @@ def activation_bytes(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
     Returns:
         Bytes for one image.
     """
+    # A copy: `to("meta")` would throw the weights away.
     net = copy.deepcopy(net).to("meta").train()
     weights = {weight.untyped_storage() for weight in net.parameters()}
     saved: set[torch.UntypedStorage] = set()
@@ -80,6 +82,7 @@ def receptive_field(net: nn.Module) -> int:
         if isinstance(layer, nn.Conv2d | nn.MaxPool2d) and "downsample" not in name:
             geometry = (layer.kernel_size, layer.stride, layer.dilation)
             kernel, stride, dilation = (x if isinstance(x, int) else x[0] for x in geometry)
+            # A step on this layer's input is `total_stride` pixels of the image.
             size += dilation * (kernel - 1) * total_stride
             total_stride *= stride
     return size

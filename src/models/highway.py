@@ -11,48 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.blocks import BasicBlock, validate_shortcut
+from src.models.blocks import PlainBlock, make_shortcut
 from src.models.resnet import ResidualNet, cifar_net
 
 
-class GatedShortcut(nn.Module):
-    """T H + (1 - T) shortcut(x), of a block's input x and its branch H, with a gate T.
+class HighwayBlock(PlainBlock):
+    """T H + (1 - T) shortcut(x), of the block's input x and its two layers H, with a gate T.
 
-    The gate T = sigmoid(1x1 convolution of x) has a value for each channel and pixel.
+    The gate T = sigmoid(1x1 convolution of x) has a value for each channel and pixel. The last ReLU
+    still follows, so H ends in batch norm; in the highway paper it ends in the activation.
 
     Args:
-        shortcut: The shortcut without the gate.
-        in_channels: Channels of x.
-        out_channels: Channels of H.
-        stride: Of the shortcut.
+        in_channels: Channels of the input.
+        width: Channels of both layers.
+        stride: Of the first layer, the shortcut and the gate.
+        dilation: Of both layers.
+        shortcut: A, B or C.
         transform_bias: Initial bias of the gate. With a low one T starts near zero, so that the
             block starts near its shortcut.
-    """
-
-    def __init__(
-        self,
-        shortcut: nn.Module,
-        in_channels: int,
-        out_channels: int,
-        stride: int,
-        transform_bias: float,
-    ) -> None:
-        super().__init__()
-        self.shortcut = shortcut
-        self.gate = nn.Conv2d(in_channels, out_channels, 1, stride)
-        assert self.gate.bias is not None
-        nn.init.constant_(self.gate.bias, transform_bias)
-
-    def forward(self, x: Tensor, branch: Tensor) -> Tensor:
-        """Mix the shortcut of `x` and the branch, both [N, out_channels, H/stride, W/stride]."""
-        return torch.lerp(self.shortcut(x), branch, self.gate(x).sigmoid())
-
-
-class HighwayBlock(BasicBlock):
-    """A basic block with a gate instead of the addition.
-
-    Its last ReLU still follows, so H ends in batch norm; in the highway paper it ends in the
-    activation.
     """
 
     def __init__(
@@ -64,16 +40,23 @@ class HighwayBlock(BasicBlock):
         shortcut: str,
         transform_bias: float,
     ) -> None:
-        super().__init__(in_channels, width, stride, dilation, shortcut)
+        super().__init__(in_channels, width, stride, dilation)
         # Below `downsample`, as projections: `depth` and `receptive_field` leave those out.
-        assert self.downsample is not None
-        self.downsample: GatedShortcut = GatedShortcut(
-            self.downsample, in_channels, width, stride, transform_bias
+        self.downsample = nn.ModuleDict(
+            {
+                "shortcut": make_shortcut(shortcut, in_channels, width, stride),
+                "gate": nn.Conv2d(in_channels, width, 1, stride),
+            }
         )
+        nn.init.constant_(self.get_parameter("downsample.gate.bias"), transform_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output."""
-        return F.relu(self.downsample(x, self.branch(x)))
+        branch = self.branch(x)
+        shortcut = self.downsample["shortcut"](x)
+        transform = self.downsample["gate"](x).sigmoid()
+        # shortcut + T (branch - shortcut): the same mixture in one operation.
+        return F.relu(torch.lerp(shortcut, branch, transform))
 
 
 def highway(
@@ -84,8 +67,7 @@ def highway(
     Raises:
         ValueError: `n` is not 1, 2, 3, ..., `shortcut` not A, B or C, or the bias above 0.
     """
-    validate_shortcut(shortcut)
-    # Not `transform_bias > 0`, which would let NaN through.
+    # Not `transform_bias > 0`, which is false for NaN.
     if not transform_bias <= 0:
         raise ValueError(
             f"transform_bias={transform_bias} must be 0 or less: "

@@ -11,23 +11,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.models.blocks import (
-    BOTTLENECK_EXPANSION,
-    conv1x1,
-    conv3x3,
-    make_shortcut,
-    validate_shortcut,
-)
+from src.models.blocks import BOTTLENECK_EXPANSION, conv1x1, conv3x3, make_shortcut
 from src.models.resnet import ResidualNet, cifar_net
-
-
-def make_preact_shortcut(
-    option: str, in_channels: int, out_channels: int, stride: int
-) -> nn.Module:
-    """Make shortcut A, B or C; no batch norm follows the projection of a pre-activation block."""
-    shortcut = make_shortcut(option, in_channels, out_channels, stride)
-    assert shortcut is not None, "only plain nets have none"
-    return shortcut[0] if isinstance(shortcut, nn.Sequential) else shortcut
 
 
 class PreActBlock(nn.Module):
@@ -44,7 +29,7 @@ class PreActBlock(nn.Module):
         self.conv1 = conv3x3(in_channels, width, stride, dilation)
         self.bn2 = nn.BatchNorm2d(width)
         self.conv2 = conv3x3(width, width, dilation=dilation)
-        self.downsample = make_preact_shortcut(shortcut, in_channels, width, stride)
+        self.downsample = make_shortcut(shortcut, in_channels, width, stride, batch_norm=False)
         self.out_channels = width
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,6 +39,7 @@ class PreActBlock(nn.Module):
         shortcut = x if isinstance(self.downsample, nn.Identity) else self.downsample(y)
         y = self.conv1(y)
         y = self.conv2(F.relu(self.bn2(y)))
+        # No ReLU after the addition, which would keep the signal from falling along the shortcuts.
         return y + shortcut
 
 
@@ -74,7 +60,9 @@ class PreActBottleneck(nn.Module):
         self.conv2 = conv3x3(width, width, dilation=dilation)
         self.bn3 = nn.BatchNorm2d(width)
         self.conv3 = conv1x1(width, self.out_channels)
-        self.downsample = make_preact_shortcut(shortcut, in_channels, self.out_channels, stride)
+        self.downsample = make_shortcut(
+            shortcut, in_channels, self.out_channels, stride, batch_norm=False
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output."""
@@ -88,14 +76,12 @@ class PreActBottleneck(nn.Module):
 
 def preact_resnet(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
     """Make the pre-activation net of 6n+2 layers, with basic blocks and shortcuts A, B or C."""
-    validate_shortcut(shortcut)
-    net = cifar_net(partial(PreActBlock, shortcut=shortcut), n, num_classes, init)
-    return _activate_ends(net)
+    make_block = partial(PreActBlock, shortcut=shortcut)
+    return _activate_ends(cifar_net(make_block, n, num_classes, init))
 
 
 def preact_resnet_bottleneck(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
     """Make the pre-activation net of 9n+2 layers with bottlenecks: 164 and 1001 in Table 4."""
-    validate_shortcut(shortcut)
     make_block = partial(PreActBottleneck, shortcut=shortcut)
     return _activate_ends(cifar_net(make_block, n, num_classes, init, layers_per_n=9))
 
@@ -104,5 +90,6 @@ def _activate_ends(net: ResidualNet) -> ResidualNet:
     # The net's own bn1 and ReLU follow its first convolution already. The first block's ReLU
     # remains, which changes nothing after another ReLU.
     net.blocks()[0].bn1 = nn.Identity()
+    # Nothing else would normalize the sum of all blocks for the classifier.
     net.final = nn.Sequential(nn.BatchNorm2d(net.fc.in_features), nn.ReLU())
     return net

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.activation_checkpointing import checkpointed_forward
-from src.models.blocks import BasicBlock, Bottleneck, conv3x3, validate_shortcut
+from src.models.blocks import BasicBlock, Bottleneck, PlainBlock, conv3x3
 from src.models.complexity import weighted_layers
 
 CIFAR_WIDTHS = (16, 32, 64)
@@ -68,11 +68,13 @@ class ResidualNet(nn.Module):
         else:
             self.conv1 = conv3x3(3, channels)
         self.bn1 = nn.BatchNorm2d(channels)
+        # The paper does not state the pooling's padding; 1 is torchvision's.
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet_stem else nn.Identity()
 
         self.stages = [f"layer{i + 1}" for i in range(len(widths))]
         dilation = 1
         for i, name in enumerate(self.stages):
+            # The first stage keeps the size of the stem's maps (Table 1).
             stride = 1 if i == 0 else 2
             # As in torchvision, the first block of a dilated stage keeps the dilation before it.
             first_dilation = dilation
@@ -96,6 +98,7 @@ class ResidualNet(nn.Module):
         checkpointing = self.activation_checkpointing and self.training
         for block in self.blocks():
             x = checkpointed_forward(block, x) if checkpointing else block(x)
+        # Global average pooling over maps of any size: larger images need nothing more.
         return self.fc(self.final(x).mean((2, 3)))
 
     def blocks(self) -> list[Any]:
@@ -127,6 +130,7 @@ def initialize_he(net: nn.Module, mode: Any) -> None:
         mode: The variance is 2 / fan: `fan_in` counts the inputs of one output value (their
             choice), `fan_out` the outputs of one input value (torchvision's).
     """
+    # Batch norm starts as the identity, and the convolutions that it follows have no bias.
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
@@ -153,14 +157,21 @@ def cifar_net(
     return ResidualNet(make_block, CIFAR_WIDTHS, [int(n)] * 3, num_classes, init)
 
 
+def imagenet_net(
+    make_block: BlockFactory, depth: int, num_classes: int, init: str, dilate: Sequence[bool] = ()
+) -> ResidualNet:
+    """Make a net of the four stages of Table 1 for 224x224 images."""
+    blocks = IMAGENET_BLOCKS[depth]
+    return ResidualNet(make_block, IMAGENET_WIDTHS, blocks, num_classes, init, True, dilate)
+
+
 def plain(n: int, num_classes: int, init: str) -> ResidualNet:
     """Make the plain net of 6n+2 layers for 32x32 images (Sec. 4.2)."""
-    return cifar_net(partial(BasicBlock, shortcut=None), n, num_classes, init)
+    return cifar_net(PlainBlock, n, num_classes, init)
 
 
 def resnet(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
     """Make the residual net of 6n+2 layers for 32x32 images (Sec. 4.2)."""
-    validate_shortcut(shortcut)
     return cifar_net(partial(BasicBlock, shortcut=shortcut), n, num_classes, init)
 
 
@@ -170,10 +181,7 @@ def plain_imagenet(depth: int, num_classes: int, init: str) -> ResidualNet:
         raise ValueError(
             f"there is no plain net of {depth} layers for ImageNet: the paper has 18 and 34"
         )
-    make_block = partial(BasicBlock, shortcut=None)
-    return ResidualNet(
-        make_block, IMAGENET_WIDTHS, IMAGENET_BLOCKS[depth], num_classes, init, imagenet_stem=True
-    )
+    return imagenet_net(PlainBlock, depth, num_classes, init)
 
 
 def resnet_imagenet(
@@ -208,11 +216,11 @@ def resnet_imagenet(
     Raises:
         ValueError: No such depth or shortcut, or `groups` in a net without bottlenecks.
     """
-    validate_shortcut(shortcut)
     if depth not in IMAGENET_BLOCKS:
         raise ValueError(
             f"there is no net of {depth} layers in Table 1: it has {sorted(IMAGENET_BLOCKS)}"
         )
+    # 34 and 50 layers have equally many blocks in Table 1; only the kind of block differs.
     make_block: BlockFactory
     if depth >= 50:
         make_block = partial(
@@ -228,15 +236,7 @@ def resnet_imagenet(
         raise ValueError(
             f"groups and width_per_group need bottleneck blocks; a {depth}-layer net has none"
         )
-    net = ResidualNet(
-        make_block,
-        IMAGENET_WIDTHS,
-        IMAGENET_BLOCKS[depth],
-        num_classes,
-        init,
-        imagenet_stem=True,
-        dilate=dilate,
-    )
+    net = imagenet_net(make_block, depth, num_classes, init, dilate)
     if caffe_pool:
         net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     if zero_init_residual:

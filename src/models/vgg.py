@@ -66,11 +66,13 @@ class VGG(nn.Module):
         if init not in INITS:
             raise ValueError(f"init={init} is not one of {', '.join(INITS)}")
 
+        # One flat sequence, as in torchvision, so the ends of the stages are kept as positions.
         self.features = nn.Sequential()
         self.stage_ends = [0]
         channels = 3
         for width, sizes in zip(widths, kernels, strict=True):
             for size in sizes:
+                # With a bias even before batch norm, as torchvision has it.
                 self.features.append(nn.Conv2d(channels, width, size, padding=size // 2))
                 if batch_norm:
                     self.features.append(nn.BatchNorm2d(width))
@@ -79,22 +81,15 @@ class VGG(nn.Module):
             self.features.append(nn.MaxPool2d(2, 2))
             self.stage_ends.append(len(self.features))
 
-        self.classifier = nn.Sequential(
-            nn.Linear(channels * WINDOW**2, fc_width),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(fc_width, fc_width),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(fc_width, num_classes),
-        )
+        first = nn.Linear(channels * WINDOW**2, fc_width), nn.ReLU(), nn.Dropout(dropout)
+        second = nn.Linear(fc_width, fc_width), nn.ReLU(), nn.Dropout(dropout)
+        self.classifier = nn.Sequential(*first, *second, nn.Linear(fc_width, num_classes))
         self.min_image_size = WINDOW * 2 ** len(widths)
 
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 INITS[init](module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+                nn.init.zeros_(module.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the class scores."""
@@ -109,6 +104,7 @@ class VGG(nn.Module):
             stage = self.features[start:end]
             x = checkpointed_forward(stage, x) if checkpointing else stage(x)
 
+        # For a 224x224 image, one window: the whole map, which the fc layers take as it is.
         windows = x.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [N, channels, rows, columns, 7, 7]
         return self.classifier(windows.movedim(1, 3).flatten(3)).mean((1, 2))
 
@@ -139,6 +135,7 @@ def vgg(
             f"there is no net of {depth} layers{' with 1x1 convolutions' if conv1x1 else ''} in "
             f"Table 1 of the VGG paper: it has {sorted(VGG_NETS)}, and with 1x1 convolutions 16"
         )
+    # Net C differs from D in its kernels, not in its depth.
     kernels = [[3] * count for count in VGG_NETS[depth]]
     if conv1x1:
         for sizes in kernels[2:]:

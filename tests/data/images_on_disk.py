@@ -15,6 +15,11 @@ from src.data.imagenet import ImageNet
 SAMPLE = ROOT.parent / "shared" / "imagenet-sample"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason=f"no sample images in {SAMPLE}")
 WNIDS = ("n01440764", "n01518878", "n03417042")
+# Principal components of RGB as fb.resnet.torch prints them, the vectors in columns.
+EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
+EIGENVECTORS = np.array(
+    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
+)
 SIZES = ((500, 375), (90, 70), (300, 480), (640, 512), (225, 224))
 
 

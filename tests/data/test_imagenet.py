@@ -1,7 +1,14 @@
 import numpy as np
 import pytest
 import torch
-from images_on_disk import SAMPLE, imagenet, make_folders, needs_sample
+from images_on_disk import (
+    EIGENVALUES,
+    EIGENVECTORS,
+    SAMPLE,
+    imagenet,
+    make_folders,
+    needs_sample,
+)
 from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning import Trainer
@@ -10,12 +17,6 @@ from src.config import CONF
 from src.data.imagenet import MEAN, STD
 from src.data.webdataset import make_shards
 from src.tasks.classification import Classifier
-
-# As fb.resnet.torch prints them, the vectors in columns.
-EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
-EIGENVECTORS = np.array(
-    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
-)
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,6 @@ import pytest
 import torch
 from images_on_disk import imagenet, make_folders
 
-from src.data import imagenet as imagenet_module
-
 CORRUPT = pytest.mark.fault_injection("bad input", "an image that is truncated, no image, or gone")
 
 
@@ -107,13 +105,14 @@ def test_a_batch_size_that_the_ranks_do_not_divide_is_refused(root):
         on_rank(data, 0, 3).setup()
 
 
-def test_each_test_image_comes_once_in_batches(root, monkeypatch):
-    monkeypatch.setattr(imagenet_module, "TEST_BATCH", 4)
+def test_each_test_image_comes_once_in_batches(root):
     data = imagenet(root)
-    batches = list(data.test_dataloader())
+    test_loader, val_loader = data.test_dataloader(), data.val_dataloader()
+    test_loader.batch_size = val_loader.batch_size = 4
+    batches = list(test_loader)
     assert [labels.tolist() for _, labels in batches] == [[0, 0, 1, 1], [2, 2]]
-    assert len(data.test_dataloader()) == 2
-    assert equal(data.val_dataloader(), batches)
+    assert len(test_loader) == 2
+    assert equal(val_loader, batches)
 
 
 @CORRUPT

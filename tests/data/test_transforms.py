@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from images_on_disk import SAMPLE, needs_sample, random_image
+from images_on_disk import EIGENVALUES, EIGENVECTORS, SAMPLE, needs_sample, random_image
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms import RandomResizedCrop as TorchvisionRandomResizedCrop
@@ -19,12 +19,6 @@ from src.data.transforms import (
     pca_color_noise,
     random_crop_params,
     scaled_size,
-)
-
-# As fb.resnet.torch prints them, the vectors in columns.
-EIGENVALUES = np.array([0.2175, 0.0188, 0.0045])
-EIGENVECTORS = np.array(
-    [[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]]
 )
 
 

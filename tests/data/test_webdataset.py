@@ -18,7 +18,8 @@ from src.cli import run_entry_point
 from src.data import webdataset
 from src.data.image_folder import read_folders
 from src.data.image_reader import decode_image
-from src.data.webdataset import index_path, make_shards, read_shards, shrink
+from src.data.shard_index import index_path
+from src.data.webdataset import make_shards, read_shards, shrink
 
 CORRUPT_SHARD = pytest.mark.fault_injection(
     "bad input", "a shard that is damaged or made from other images"
@@ -82,11 +83,12 @@ def test_an_image_is_reduced_from_a_shorter_side_of_481_on(size, expected):
 
 def test_an_index_built_by_reading_equals_the_one_written_with_the_shard(folders, tmp_path):
     make_shards(folders, tmp_path, workers=1, images_per_shard=5)
-    written = [contents(source) for source in read_shards(tmp_path)]
-    for path in tmp_path.glob("*.npz"):
+    written = {path: path.read_bytes() for path in tmp_path.glob("*.npz")}
+    for path in written:
         path.unlink()
-    assert [contents(source) for source in read_shards(tmp_path)] == written
-    assert len(list(tmp_path.glob("*.npz"))) == 5
+    read_shards(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.glob("*.npz")} == written
+    assert len(written) == 5
 
 
 def test_shards_made_by_others_are_read(tmp_path):
@@ -108,14 +110,16 @@ def test_a_shard_is_indexed_once_and_again_when_its_size_changes(tmp_path, monke
     train, val = tmp_path / "train.tar", tmp_path / "val.tar"
     write_tar(train, {"a.jpg": b"one", "a.cls": b"1"})
     write_tar(val, {"a.jpg": b"one", "a.cls": b"1"})
-    scanned, scan = [], webdataset.scan
-    monkeypatch.setattr(webdataset, "scan", lambda path: scanned.append(path) or scan(path))
+    indexed, write_index = [], webdataset.write_index
+    monkeypatch.setattr(
+        webdataset, "write_index", lambda *paths: indexed.append(paths[0]) or write_index(*paths)
+    )
     for _ in range(2):
         read_shards(tmp_path)
-        assert scanned == [train, val]
+        assert indexed == [train, val]
     write_tar(train, {f"{i}.{kind}": b"2" for i in range(9) for kind in ("jpg", "cls")})
     assert read_shards(tmp_path)[0].labels.tolist() == [2] * 9
-    assert scanned == [train, val, train]
+    assert indexed == [train, val, train]
 
 
 @CORRUPT_SHARD

@@ -4,7 +4,7 @@ from net_helpers import randomize_batch_norm
 from torch import nn
 from torch.nn import functional as F
 
-from src.models.blocks import BasicBlock, Bottleneck, ZeroPadShortcut, make_shortcut
+from src.models.blocks import BasicBlock, Bottleneck, PlainBlock, ZeroPadShortcut, make_shortcut
 
 
 def test_shortcut_a_takes_every_second_pixel_and_pads_channels_on_both_sides():
@@ -20,7 +20,6 @@ def test_shortcut_a_takes_every_second_pixel_and_pads_channels_on_both_sides():
         ("A", nn.Identity, ZeroPadShortcut),
         ("B", nn.Identity, nn.Sequential),
         ("C", nn.Sequential, nn.Sequential),
-        (None, type(None), type(None)),
     ],
 )
 def test_only_shortcuts_b_and_c_project(option, same_shape, new_shape):
@@ -29,7 +28,7 @@ def test_only_shortcuts_b_and_c_project(option, same_shape, new_shape):
     assert type(make_shortcut(option, 16, 32, 1)) is new_shape
 
 
-def test_basic_block_adds_its_input_before_the_last_relu():
+def test_basic_block_is_a_plain_block_that_adds_its_input_before_the_last_relu():
     torch.manual_seed(0)
     block = randomize_batch_norm(BasicBlock(16, 32, 2, 1, "A"), statistics=True).eval()
     x = torch.randn(2, 16, 8, 8)
@@ -37,6 +36,9 @@ def test_basic_block_adds_its_input_before_the_last_relu():
     shortcut = torch.zeros(2, 32, 4, 4)
     shortcut[:, 8:24] = x[:, :, ::2, ::2]
     torch.testing.assert_close(block(x), F.relu(branch + shortcut))
+    plain = PlainBlock(16, 32, 2, 1).eval()
+    plain.load_state_dict(block.state_dict())
+    torch.testing.assert_close(plain(x), F.relu(branch))
 
 
 @pytest.mark.parametrize("stride_in_1x1", [True, False])

@@ -7,12 +7,12 @@ from net_helpers import build_net, check_gradients, complexity
 from torch import nn
 
 from src.models.blocks import BasicBlock
-from src.models.highway import GatedShortcut, HighwayBlock, highway
+from src.models.highway import HighwayBlock, highway
 from src.models.resnet import plain
 
 
 def gates(net):
-    return [module.gate for module in net.modules() if isinstance(module, GatedShortcut)]
+    return [m.downsample["gate"] for m in net.modules() if isinstance(m, HighwayBlock)]
 
 
 def set_gates(net, weight, bias):
@@ -73,7 +73,7 @@ def test_closed_gates_leave_the_first_layer_and_the_classifier():
 def test_a_gate_at_one_half_halves_the_residual_block(shortcut):
     torch.manual_seed(0)
     block, twin = HighwayBlock(16, 32, 2, 1, shortcut, -6.0), BasicBlock(16, 32, 2, 1, shortcut)
-    block.downsample.shortcut = twin.downsample
+    block.downsample["shortcut"] = twin.downsample
     block.load_state_dict(
         twin.state_dict() | block.downsample.state_dict(prefix="downsample."), strict=False
     )
@@ -84,11 +84,12 @@ def test_a_gate_at_one_half_halves_the_residual_block(shortcut):
 
 def test_the_gate_has_a_value_for_each_channel_and_pixel():
     torch.manual_seed(0)
-    shortcut = GatedShortcut(nn.Identity(), 3, 3, 1, -1.0)
-    x, branch = torch.randn(2, 3, 4, 5), torch.randn(2, 3, 4, 5)
-    y = shortcut(x, branch)
+    block = HighwayBlock(3, 3, 1, 1, "A", -1.0)
+    x, branch = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)  # nothing for the ReLU to cut
+    block.branch = lambda _: branch
+    y = block(x)
     for image, channel, row, column in ((0, 0, 0, 0), (1, 2, 3, 4), (0, 1, 2, 3)):
-        logit = -1 + shortcut.gate.weight[channel, :, 0, 0] @ x[image, :, row, column]
+        logit = -1 + block.downsample["gate"].weight[channel, :, 0, 0] @ x[image, :, row, column]
         transform = 1 / (1 + torch.exp(-logit))
         at = (image, channel, row, column)
         torch.testing.assert_close(y[at], branch[at] * transform + x[at] * (1 - transform))

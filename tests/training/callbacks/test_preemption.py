@@ -15,7 +15,8 @@ from run_comparison import assert_same_run, load_checkpoint
 from test_kills import assert_identical_except_times
 
 from src import train
-from src.data.loader import prefetch
+from src.data.image_subset import LoadedBatch
+from src.data.loader import Workers, read_batches
 from src.training import distributed
 from src.training.callbacks.preemption import SIGNALS
 
@@ -140,16 +141,20 @@ def test_a_signal_to_one_rank_ends_all_at_the_same_iteration(find, tmp_path, int
     assert_identical_except_times(undisturbed, run_dir)
 
 
+def number_batch(number):
+    return LoadedBatch((torch.tensor(number),), [])
+
+
 def test_data_workers_ignore_signals_from_outside_and_end_when_the_run_terminates_them():
-    batches = prefetch(torch.tensor, range(40), 1)
-    assert next(batches) == 0
+    batches = read_batches(number_batch, range(40), Workers(1, pin=False, reported=set()))
+    assert next(batches) == (0,)
     (worker,) = multiprocessing.active_children()
     # From another process, as SLURM sends it.
     subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
-    assert [int(batch) for batch in batches] == [*range(1, 40)]
+    assert [int(number) for (number,) in batches] == [*range(1, 40)]
 
-    batches = prefetch(torch.tensor, range(40), 1)
-    assert next(batches) == 0
+    batches = read_batches(number_batch, range(40), Workers(1, pin=False, reported=set()))
+    assert next(batches) == (0,)
     (worker,) = multiprocessing.active_children()
     worker.terminate()
     worker.join(120)
