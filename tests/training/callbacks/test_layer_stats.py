@@ -90,7 +90,7 @@ class NormsOfEachIteration(RunCallback):
         self.gradients.append(gradient_norms(module.net))
 
 
-@pytest.mark.parametrize("compile", ["none", "inductor"])
+@pytest.mark.parametrize("compile", ["none", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("eval_every", [1, 3])
 def test_gradients_of_the_first_iteration_are_scaled_by_the_weights_it_began_with(
     tiny, compile, eval_every
