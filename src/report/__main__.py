@@ -8,8 +8,9 @@ from pathlib import Path
 import yaml
 
 from src.report.comparison import group_by
+from src.report.differences import degradation, seed_statistics
 from src.report.results import Run, Skipped, read_runs
-from src.report.results_table import degradation, fill_tables, results_table
+from src.report.results_table import fill_tables, results_table
 from src.runs.config_files import CONF
 from src.runs.run_dir import RunDir
 from src.tables import write_csv
@@ -86,7 +87,7 @@ def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
                 written += [f"{part}.svg", f"{part}.png"]
                 if part:  # the page has curves of its own
                     layer_figures[data].append(svg)
-        for sentence in degradation(members):
+        for sentence in [*degradation(members), *seed_statistics(rows)]:
             print(sentence)
         if written:
             print(f"written: {out / name}{', '.join(written)}")

@@ -156,6 +156,7 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     if summary is not None:
         # The config is what runs are compared by, but only the net itself knows its depth.
         row |= _summary_row(path, summary) | row | {"depth": summary["depth"]}
+        row["batch_norm_images"] = _batch_norm_images(config, summary.get("devices", 1))
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
 
@@ -194,6 +195,16 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
         "iterations": int(config["recipe"]["iterations"]),
         "protocol": PROTOCOLS[0],
     }
+
+
+def _batch_norm_images(config: dict[str, Any], world_size: int) -> str:
+    """Return the number of images that one batch norm sees, and whether it is synchronized."""
+    batch_size = config["recipe"]["batch_size"]
+    if not config["model"].get("batch_norm", True):  # a VGG net without any
+        return "-"
+    if config["trainer"]["sync_batchnorm"]:
+        return f"{batch_size} (synchronized)"
+    return str(batch_size // world_size)
 
 
 def _summary_row(path: Path, summary: Row) -> Row:

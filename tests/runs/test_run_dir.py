@@ -97,8 +97,7 @@ def test_rows_are_appended_and_truncated_before_a_run_resumes(run_dir):
         == "iteration,lr,train/loss,test/error\n100,0.1,1.5,\n200,0.1,1.5,\n"
     )
     assert (
-        run_dir.layers.read_text()
-        == "iteration,layer,gradient,scaled_gradient,response\n"
+        run_dir.layers.read_text() == "iteration,layer,gradient,scaled_gradient,response\n"
         "200,conv1,2.0,3.0,0.5\n200,fc,1.0,4.0,\n"
     )
     assert run_dir.rows()[-1] == {"iteration": 200, "lr": 0.1, "train/loss": 1.5}
