@@ -104,12 +104,11 @@ def _pairs(nets: Sequence[Net]) -> Iterator[tuple[Net, Net]]:
 
 def _compare(net: Net, base: Net) -> str:
     errors = []
-    for key in ("train_error", "test_error"):
+    for title, key in (("training", "train_error"), ("test", "test_error")):
         one, other = (Sample.of([seed[key] for seed in seeds]) for _, seeds in (net, base))
-        difference = format_difference(
-            one.mean - other.mean, difference_interval(one, other), " points"
-        )
-        errors.append(f"{key.replace('_', ' ')} {difference}")
+        interval = difference_interval(one, other)
+        difference = format_difference(one.mean - other.mean, interval, " points")
+        errors.append(f"{title} error {difference}")
     return (
         f"{net[0]} minus {base[0]}: {', '.join(errors)} "
         f"(95% intervals, {len(net[1])} and {len(base[1])} seeds)"
