@@ -9,5 +9,5 @@ mkdir -p "$out"
 "$python" -m pytest -m gpu tests/training/test_cuda_graph.py
 "$python" -m src.train model=resnet20 data=cifar10 output_dir="$out/runs" "${overrides[@]}"
 "$python" -m src.report "$out/runs" -o "$out"
-"$python" -m src.benchmark step overhead data eval memory profile \
+"$python" -m src.benchmark step overhead data memory profile \
     --nets resnet20 resnet56 --repeats 1 -o "$out/speed.csv"
