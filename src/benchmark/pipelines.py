@@ -29,10 +29,14 @@ CIFAR10 = ("data=cifar10", f"data.root={DATA_ROOT}")
 CHANNEL_MEAN, CHANNEL_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 # Holds a directory of JPEG files for each class; src.train also needs val/ next to it.
 IMAGENET_TRAIN = Path("data/imagenet/train")
+# Without worker processes, and with the augmentation that torchvision has, too.
 IMAGENET = (
-    *("data=imagenet", f"data.root={IMAGENET_TRAIN.parent}", "data.num_workers=0"),
-    # The augmentation that torchvision has, too, instead of the paper's.
-    *("data.crop=area", "data.color_noise=0", "data.normalization=channel"),
+    "data=imagenet",
+    f"data.root={IMAGENET_TRAIN.parent}",
+    "data.num_workers=0",
+    "data.crop=area",
+    "data.color_noise=0",
+    "data.normalization=channel",
 )
 
 

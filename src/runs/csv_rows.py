@@ -39,7 +39,7 @@ def truncate_rows(path: Path, last_iteration: int) -> bool:
     # A kill can cut the last row short: only a line with its end is known to be complete.
     kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= last_iteration]
 
-    # Rewritten as a whole: truncated in place, a kill could leave it without its rows.
+    # Not in place: a kill in the middle would lose rows.
     if kept:
         atomic_write(path, lambda file: file.write("".join(header + kept).encode()))
     else:

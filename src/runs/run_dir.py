@@ -204,7 +204,7 @@ class RunDir:
         if self.lock is None:
             return
         lock = self.path / "lock"
-        # Not only its name: another process may have created the directory anew in the meantime.
+        # Not only its name: another process may have created the directory again.
         if lock.exists() and os.path.samefile(lock, self.lock.fileno()):
             gone = [path for path in self.written_csvs if not path.exists()]
         else:
