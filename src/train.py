@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from src.cli import catch_user_errors, format_error, run_entry_point
 from src.config import CONF, find_run_dir, without_hydra
-from src.runs.run_dir import LockedError, RunDir
+from src.runs.lock import LockedError
+from src.runs.run_dir import RunDir
 from src.training.launcher import SweepLauncher, register_launcher
 
 if TYPE_CHECKING:

@@ -115,7 +115,7 @@ def test_a_config_without_the_code_of_its_files_has_the_same_run_key(find):
     assert run_key(config, run_dir.defaults) == run_dir.key
 
 
-def test_differences_are_told_with_defaults_for_keys_that_one_run_lacks():
+def test_differences_are_listed_with_defaults_for_keys_that_one_run_lacks():
     defaults = {"recipe.iterations": 800}
     text = differences({"seed": 0, "recipe.iterations": 5}, {"seed": 1}, defaults)
     assert text == "seed was 0, now 1, recipe.iterations was 5, now 800"
