@@ -50,7 +50,8 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         if not run_dir.evaluated_as_configured:
             config = run_dir.config
             preemption = Preemption(run_dir, Intervals.of(config))
-            evaluate_runs([run_dir], config["trainer"], config["protocol"], preemption)
+            trainer = config["trainer"] | {"precision": "32-true"}
+            evaluate_runs([run_dir], trainer, config["protocol"], preemption)
 
 
 def run_in_sweep(run_dir: RunDir) -> None:

@@ -141,7 +141,7 @@ def check_targets(config: dict[str, Any], path: Path) -> None:
     foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
     if foreign:
         raise ValueError(
-            f"{path / 'config.yaml'} calls {foreign[0]}, which is not allowed: "
+            f"{path} calls {foreign[0]}, which is not allowed: "
             "if it is your own code, name it in a file of conf/model or conf/data"
         )
 
