@@ -33,7 +33,7 @@ def evaluate_runs(
     Args:
         run_dirs: Runs with a checkpoint, on the same test images.
         trainer_config: Arguments of Lightning's Trainer; a precision of None means the runs' own.
-        protocol: A key of `PROTOCOLS`.
+        protocol: A name that `find_protocol` takes.
         callbacks: More callbacks for Lightning's Trainer.
 
     Raises:
@@ -82,7 +82,7 @@ def evaluate(
         nets: For each net its `model`, `data` and `seed` as in the config of a run, its `weights`
             (the path of a file) and its `name`.
         trainer_config: Arguments of Lightning's Trainer; a precision of None means 32-true.
-        protocol: A key of `PROTOCOLS`.
+        protocol: A name that `find_protocol` takes.
         title: Printed in front of the errors.
         callbacks: More callbacks for Lightning's Trainer.
 
