@@ -153,8 +153,8 @@ OLD_COMMANDS = {
     "recipe.schedule.drops=[0.9] recipe.schedule.divisor=5.0": [
         *("recipe.schedule.milestones=[0.9]", "recipe.schedule.gamma=0.2"),
     ],
-    "recipe=imagenet recipe.schedule.max_drops=2": [
-        "recipe=imagenet recipe.schedule.max_reductions=2"
+    "recipe=imagenet_plateau recipe.schedule.max_drops=2": [
+        "recipe=imagenet_plateau recipe.schedule.max_reductions=2"
     ],
 }
 

@@ -65,6 +65,8 @@ def _read_nets(runs: Sequence[Run], column: str) -> dict[Style, list[float]]:
     for seeds in group_by(having, lambda pair: pair[0].row["config"]).values():
         run, label = seeds[0]
         furthest = max(run.layers[0]["iteration"] for run, _ in seeds)
+        if (column, run.row["family"]) == ("response", "preactivation"):
+            label += ", before batch norm"  # none of its own follows a layer; see layer_stats.py
         if furthest < run.row["iterations"]:
             label += f" at {furthest:,.0f} of {run.row['iterations']:,} iterations"
         # The responses of layers that are no 3x3 convolutions have empty cells.

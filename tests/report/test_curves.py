@@ -117,3 +117,12 @@ def test_responses_are_in_layer_order_and_sorted_and_averaged_over_seeds(tmp_pat
     assert names[:2] == ["plain-20", "residual-20 at 8,000 of 64,000 iterations"]
     (_, norms), _ = contents(draw_gradients(read(tmp_path)))
     assert [list(line.get_ydata()) for line in norms] == [[1, 3, 3], [0.5, 0.5, 0.5]]
+
+
+def test_responses_of_pre_activation_nets_are_marked_as_those_of_the_convolutions(tmp_path):
+    for kind in ("resnet", "preactivation"):
+        layers = [(1.0, 2.0), (1.0, 3.0)]
+        write_run(tmp_path, make_config(kind, 20), [(6, 5)] * 8, layers=layers)
+    (_, order), _, names = contents(draw_responses(read(tmp_path)))
+    assert [list(line.get_ydata()) for line in order] == [[2, 3], [2, 3]]
+    assert names[:2] == ["residual-20", "preactivation-20, before batch norm"]
