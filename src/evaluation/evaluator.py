@@ -71,16 +71,10 @@ def evaluate(
 
     Args:
         nets: For each net its `model`, `data` and `seed` as in the config of a run, its `weights`
-<<<<<<< HEAD
             (the path of a file) and its `name`; with `mean`, `std` and `channels` if the file of
             weights says what images are to be normalized with.
         trainer_config: Arguments of Lightning's Trainer.
-        protocol: A key of `PROTOCOLS`.
-=======
-            (the path of a file) and its `name`.
-        trainer_config: Arguments of Lightning's Trainer; a precision of None means 32-true.
         protocol: A name that `find_protocol` takes.
->>>>>>> issue-d
         title: Printed in front of the errors.
         callbacks: More callbacks for Lightning's Trainer.
 

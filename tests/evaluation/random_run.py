@@ -4,7 +4,6 @@ import torch
 from hydra.utils import instantiate
 from torch import nn
 
-
 SUMMARY = {
     "iterations": 8,
     "train_images": 1297,
