@@ -21,17 +21,12 @@ from yaml import YAMLError
 from src.config import known_keys
 from src.runs.config_files import RENAMED_KEYS
 
+CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
+# The last one is a loss or weight that is not finite.
+USER_ERRORS = (*CONFIG_ERRORS, ValueError, OSError, FloatingPointError)
 # By name, so that Lightning and submitit need not be imported.
 LIGHTNING_ERROR = "MisconfigurationException"
-SUBMITIT_ERRORS = ("FailedJobError", "UncompletedJobError")
-USER_ERRORS = (
-    HydraException,
-    OmegaConfBaseException,
-    YAMLError,
-    ValueError,
-    OSError,
-    FloatingPointError,
-)
+USER_ERROR_NAMES = (LIGHTNING_ERROR, "FailedJobError", "UncompletedJobError")
 RENAMED_VALUES = {
     "step": {"eager": "none", "graph": "cudagraph", "compile": "inductor"},
     "recipe.schedule.divisor": {"10": "0.1", "10.0": "0.1", "5.0": "0.2", "2.0": "0.5"},
@@ -46,6 +41,10 @@ def run_entry_point(main: Callable[[], None]) -> None:
     sys.argv[1:] = [rename_old_key(argument) for argument in sys.argv[1:]]
     try:
         main()
+    except SystemExit as stop:
+        if show_traceback and stop.__cause__:  # the error that `catch_user_errors` caught
+            raise stop.__cause__ from None
+        raise
     except Exception as error:
         if show_traceback or not is_user_error(error):
             raise
@@ -68,7 +67,7 @@ def catch_user_errors(task: Callable[[DictConfig], None]) -> Callable[[DictConfi
         except Exception as error:
             if not is_user_error(error) or HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise
-            sys.exit(format_error(error))
+            raise SystemExit(format_error(error)) from error
 
     return catching
 
@@ -79,7 +78,9 @@ def rename_old_key(argument: str) -> str:
     if not equals or key not in RENAMED_KEYS:
         return argument
     values = RENAMED_VALUES.get(key, {})
-    renamed = f"{RENAMED_KEYS[key]}={','.join(values.get(part, part) for part in value.split(','))}"
+    # A sweep has several values: step=graph,eager.
+    present = ",".join(values.get(part, part) for part in value.split(","))
+    renamed = f"{RENAMED_KEYS[key]}={present}"
     print(f"{key}= is now {RENAMED_KEYS[key]}=: reading {renamed}", file=sys.stderr)
     return renamed
 
@@ -89,27 +90,26 @@ def is_user_error(error: BaseException) -> bool:
     if isinstance(error, InstantiationException):
         return error.__cause__ is None or is_user_error(error.__cause__)
     if isinstance(error, TypeError):
+        # A key under model or data, added with +, that the net or the data do not have.
         return "unexpected keyword argument" in str(error)
-    by_name = type(error).__name__ in (LIGHTNING_ERROR, *SUBMITIT_ERRORS)
-    return by_name or isinstance(error, USER_ERRORS)
+    return isinstance(error, USER_ERRORS) or type(error).__name__ in USER_ERROR_NAMES
 
 
 def format_error(error: BaseException) -> str:
     """Return one or two lines for an error, with what to do about it."""
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and cause is not None:
+        return format_error(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _format_choice(error.missing_cfg_file, error.options)
-    unknown_key = re.search(r"full_key: (\S+)", str(error.__cause__))
-    if (
-        isinstance(error, HydraException)
-        and unknown_key
-        and "not in struct" in str(error.__cause__)
-    ):
+    # Hydra's text names the file that lacks the key; OmegaConf's has the key with its groups.
+    unknown_key = re.search(r"not in struct\s+full_key: (\S+)", str(cause))
+    if isinstance(error, HydraException) and unknown_key:
         config_name = "evaluate" if "evaluate" in sys.argv[0] else "train"
         suggestion = did_you_mean(unknown_key[1], known_keys(config_name, sys.argv[1:]))
         return f"there is no key {unknown_key[1]}{suggestion}; --help lists all keys"
-    if isinstance(error, InstantiationException) and error.__cause__ is not None:
-        return format_error(error.__cause__)
 
+    # More lines than two are of Hydra or Lightning, and say where in their code, not what to do.
     text = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
     if text.startswith("Ambiguous value for argument"):
         return f"{text.split(chr(39))[1]} is a sweep: use python -m src.train -m ..."
@@ -127,12 +127,15 @@ def _format_choice(choice: str, options: Sequence[str]) -> str:
         n, remainder = divmod(depth - 2, 6)
         if not remainder:
             return f"there is no file for {name}: set model={kind} n={n}"
-        nearest = (f"model={kind} n={m} ({6 * m + 2} layers)" for m in (max(n, 1), max(n, 1) + 1))
-        choices = " and ".join(nearest)
-        return f"there is no {name}: {depth} layers is not 6n+2; the nearest are {choices}"
+        n = max(n, 1)
+        below, above = (f"model={kind} n={m} ({6 * m + 2} layers)" for m in (n, n + 1))
+        return (
+            f"there is no {name}: {depth} layers is not 6n+2; the nearest are {below} and {above}"
+        )
 
     suggestion = did_you_mean(name, options)
     if group == "hydra/launcher" and not suggestion:
+        # Hydra's launchers are packages of their own: submitit_slurm is in hydra-submitit-launcher.
         package = f"hydra-{name.partition('_')[0]}-launcher"
         return f"{group}={name} is not installed: pip install {package}"
     return f"there is no {group}={name}" + (suggestion or f": {', '.join(options)}")

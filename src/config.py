@@ -20,8 +20,10 @@ KINDS = {
     list: "a list",
     str: "a string",
 }
+# None turns it off; the default is an integer.
 NULLABLE = ("recipe.schedule.warmup_from_n",)
 AT_LEAST_ONE = ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every")
+MINIMUM = dict.fromkeys(AT_LEAST_ONE, 1) | {"precise_bn_batches": 0}
 
 
 def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
@@ -30,6 +32,7 @@ def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
     Hydra must be initialized, for example by `initialize_config_dir`.
     """
     config = compose(config_name, [*overrides], return_hydra_config=True)
+    # As hydra.main does it: `resolve` reads the choices from there.
     HydraConfig.instance().set_config(config)
     return without_hydra(config)
 
@@ -68,11 +71,12 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     values, defaults = to_dict(config), to_dict(usual)
     _check_values(values, defaults)
 
+    # There always is an n, so only the command line tells whether somebody asked for one.
     n_is_set = any(override.startswith("n=") for override in hydra_config.overrides.task)
     if n_is_set and values["model"].get("n") != values["n"]:
-        any_depth = "model=plain, resnet, highway or preactivation"
         raise ValueError(
-            f"model={choices['model']} has its own depth: n={values['n']} needs {any_depth}"
+            f"model={choices['model']} has its own depth: n={values['n']} needs "
+            "model=plain, resnet, highway or preactivation"
         )
     return {"choices": choices, **values}, {"choices": choices, **defaults}
 
@@ -88,6 +92,7 @@ def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
             continue  # Lightning checks its own arguments
         # n=2.5 gets a better message from the net, which names the nearest depths.
         accepted = int | float if kind is float or key in ("n", "model.n") else kind
+        # To Python, true is an integer.
         if not isinstance(value, accepted) or isinstance(value, bool) != (kind is bool):
             raise ValueError(f"{key}={value} must be {KINDS[kind]}, such as {default}")
 
@@ -99,19 +104,18 @@ def find_run_dir(config: DictConfig) -> RunDir:
         ValueError: a value that no run can have.
     """
     values, defaults = resolve(config, "train")
-    if not 0 <= values["seed"] < 2**32:
+    if not 0 <= values["seed"] < 2**32:  # NumPy's limit
         raise ValueError(f"seed={values['seed']} must be from 0 to 2**32 - 1")
-    for key in AT_LEAST_ONE:
-        if values["recipe"][key] < 1:
-            raise ValueError(f"recipe.{key}={values['recipe'][key]} must be at least 1")
-    if values["recipe"]["precise_bn_batches"] < 0:
-        batches = values["recipe"]["precise_bn_batches"]
-        raise ValueError(f"recipe.precise_bn_batches={batches} must be at least 0")
+    for key, minimum in MINIMUM.items():
+        value = values["recipe"][key]
+        if value < minimum:
+            raise ValueError(f"recipe.{key}={value} must be at least {minimum}")
 
     from src.training.precision import resolve_precision  # imports torch
 
     trainer = values["trainer"]
     trainer["precision"] = resolve_precision(trainer["precision"], trainer["accelerator"])
+    # Not what auto means here: a name must not depend on the machine that finds it.
     defaults["trainer"]["precision"] = "32-true"
     flat_defaults = flatten(defaults)
     identity = run_key(values, flat_defaults)
@@ -123,6 +127,7 @@ def known_keys(config_name: str, arguments: list[str]) -> list[str]:
     """Return all keys that a command line with these arguments may set, for did-you-mean."""
     chosen = [a for a in arguments if (CONF / a.partition("=")[0]).is_dir() and "," not in a]
     with initialize_config_dir(str(CONF), version_base="1.3"):
+        # Without the choices if one of them is wrong, too: most keys are there all the same.
         for overrides in (chosen, []):
             try:
                 config = to_dict(compose(config_name, overrides), resolve=False)

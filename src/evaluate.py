@@ -1,12 +1,15 @@
 """Evaluate nets: `python -m src.evaluate run=runs/cifar10/resnet56-s0`; see --help."""
 
 from pathlib import Path
+from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.cli import catch_user_errors, run_entry_point
-from src.config import CONF, resolve
+from src.config import CONF, compose_config, resolve
+from src.runs.config_files import check_targets
 from src.runs.run_dir import RunDir
 
 
@@ -32,14 +35,46 @@ def main(config: DictConfig) -> None:
     if run_dirs:
         evaluate_runs(run_dirs, trainer, protocol)
     else:
-        files = _as_list(values["weights"])
-        # One file is named by its net, several of the same net by their paths.
-        names = files if len(files) > 1 else [values["choices"]["model"]]
-        nets = [
-            values | {"weights": file, "name": name}
-            for file, name in zip(files, names, strict=True)
-        ]
-        evaluate(nets, trainer, protocol, make_title(names, values["choices"]["data"]))
+        overrides = list(HydraConfig.get().overrides.task)
+        nets = [net_in_file(file, values, overrides) for file in _as_list(values["weights"])]
+        # One file is named by its net, several by their paths.
+        names = [net["weights" if len(nets) > 1 else "name"] for net in nets]
+        evaluate(nets, trainer, protocol, make_title(names, nets[0]["choices"]["data"]))
+
+
+def net_in_file(file: str, values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Return the config of the net in a file of weights, as `evaluate` takes it.
+
+    A file that `src.export` wrote says itself what its net, data and mean are.
+
+    Args:
+        file: The file.
+        values: The config of the command line.
+        overrides: The arguments of the command line that it was composed of.
+
+    Raises:
+        ValueError: `model=` or `data=` says something else than the file, or the file names code
+            that is not of this project.
+    """
+    from src.evaluation.weights import read_metadata
+
+    metadata = read_metadata(Path(file))
+    if "model" not in metadata:
+        return values | {"weights": file, "name": values["choices"]["model"]}
+
+    given = {override.partition("=")[0] for override in overrides}
+    name, data = metadata["net"], metadata["data"]
+    if given & {"model", "n"} and values["model"] != metadata["model"]:
+        raise ValueError(f"{file} holds weights of {name}: leave out model= and n=")
+    if "data" in given and values["choices"]["data"] != data:
+        raise ValueError(f"{file} holds weights for data={data}: leave out data=")
+    composed = compose_config(*overrides, f"data={data}", config_name="evaluate")
+    own, _ = resolve(composed, "evaluate")
+    if values["root"]:
+        own["data"]["root"] = values["root"]
+    config = own | metadata | {"data": own["data"], "weights": file, "name": name}
+    check_targets(config, Path(file))
+    return config
 
 
 def _as_list(value: str | list[str] | None) -> list[str]:

@@ -1,6 +1,7 @@
 """Export a run: `python -m src.export runs/cifar10/resnet56-s0 resnet56.onnx`; see --help."""
 
 import argparse
+import hashlib
 import json
 import warnings
 from pathlib import Path
@@ -36,7 +37,7 @@ def main() -> None:
 
 
 def export(run: Path, out: Path) -> None:
-    """Write the weights of a run to a file.
+    """Write the weights of a run to a file, and next to it a page that says where they come from.
 
     Args:
         run: The run directory.
@@ -56,7 +57,10 @@ def export(run: Path, out: Path) -> None:
     from src.evaluation.weights import check_packages
 
     check_packages(out)
-    WRITERS[out.suffix](out, *load_run(run_dir))
+    net, image_shape, metadata = load_run(run_dir)
+    WRITERS[out.suffix](out, net, image_shape, metadata)
+    text = card(out, metadata, command(run_dir), run_dir.summary)
+    atomic_write(out.with_suffix(".md"), lambda file: file.write(text.encode()))
 
 
 def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
@@ -82,6 +86,45 @@ def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metada
     }
     # In evaluation mode, or ONNX would export batch norm as in training.
     return member.net.eval(), data.image_shape, metadata
+
+
+def command(run_dir: RunDir) -> str:
+    """Return the command line that trains a run."""
+    # The precision is not in the key of an fp32 run, but `auto` may mean another elsewhere.
+    key = {"trainer.precision": run_dir.config["trainer"]["precision"]} | run_dir.key
+    n = run_dir.config["model"].get("n")
+    model = run_dir.config["choices"]["model"]
+    parts = [f"model={model}", f"data={key['data']}", f"seed={key['seed']}"]
+    if model != key["net"]:
+        parts.append(f"n={n}")
+    own = ("data", "net", "seed")
+    parts += [f"{name}={value}" for name, value in key.items() if name not in own]
+    return f"python -m src.train {' '.join(parts)}"
+
+
+def card(out: Path, metadata: Metadata, command: str, summary: dict[str, Any]) -> str:
+    """Return a page in Markdown that says where a file of weights comes from."""
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
+    rows = {
+        "test error": f"{summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
+        f"the final weights on the complete test set of {metadata['data']}, computed in "
+        f"{summary.get('eval_precision', summary['precision'])}",
+        "training error": f"{summary['train_error']:.2f}%, of augmented images since the last "
+        "evaluation",
+        "training": f"{summary['iterations']:,} iterations on {summary['train_images']:,} images "
+        f"in {summary['precision']}, {summary['seconds']:,.0f} s",
+        "command": f"`{command}`",
+        "commit": summary["git_commit"],
+        "hardware": f"{summary['device']} (world size {summary['devices']})",
+        "versions": versions,
+        "parameters": f"{summary['parameters']:,}",
+        "license": "MIT",
+        "SHA-256": f"`{digest}`",
+    }
+    lines = [f"# {out.name}", "", f"{metadata['net']} trained on {metadata['data']}.", ""]
+    lines += ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
+    return "\n".join(lines) + "\n"
 
 
 def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[Any]:

@@ -18,6 +18,7 @@ def read_csv(path: Path) -> list[Row]:
 
 def _parse(text: str) -> int | float | str:
     try:
+        # 1e5 stays a text, as does nan: what a float prints has a point.
         return float(text) if "." in text else int(text)
     except ValueError:
         return text
@@ -30,6 +31,7 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         path: The file, which is replaced.
         rows: They may differ in their columns; a row's missing columns stay empty.
     """
+    # dict.fromkeys is a set in order: each column once, where it first appears.
     columns = dict.fromkeys(column for row in rows for column in row)
     with open(path, "w", newline="") as file:
         writer = csv.DictWriter(file, columns)

@@ -8,7 +8,8 @@ from omegaconf import DictConfig
 
 from src.cli import catch_user_errors, format_error, run_entry_point
 from src.config import CONF, find_run_dir, without_hydra
-from src.runs.run_dir import LockedError, RunDir
+from src.runs.lock import LockedError
+from src.runs.run_dir import RunDir
 from src.training.launcher import SweepLauncher, register_launcher
 
 if TYPE_CHECKING:
@@ -49,7 +50,8 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         if not run_dir.evaluated_as_configured:
             config = run_dir.config
             preemption = Preemption(run_dir, Intervals.of(config))
-            evaluate_runs([run_dir], config["trainer"], config["protocol"], preemption)
+            trainer = config["trainer"] | {"precision": "32-true"}
+            evaluate_runs([run_dir], trainer, config["protocol"], preemption)
 
 
 def run_in_sweep(run_dir: RunDir) -> None:

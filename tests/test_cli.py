@@ -10,12 +10,14 @@ from hydra.errors import InstantiationException
 
 from src.cli import (
     RENAMED_VALUES,
+    catch_user_errors,
     did_you_mean,
     format_error,
     is_user_error,
     rename_old_key,
     run_entry_point,
 )
+from src.config import compose_config
 from src.runs.config_files import RENAMED_KEYS
 
 # What the config alone shows to be wrong, before torch is imported.
@@ -151,8 +153,8 @@ OLD_COMMANDS = {
     "recipe.schedule.drops=[0.9] recipe.schedule.divisor=5.0": [
         *("recipe.schedule.milestones=[0.9]", "recipe.schedule.gamma=0.2"),
     ],
-    "recipe=imagenet recipe.schedule.max_drops=2": [
-        "recipe=imagenet recipe.schedule.max_reductions=2"
+    "recipe=imagenet_plateau recipe.schedule.max_drops=2": [
+        "recipe=imagenet_plateau recipe.schedule.max_reductions=2"
     ],
 }
 
@@ -216,12 +218,13 @@ def test_an_interrupted_command_says_that_the_same_one_resumes(capsys, monkeypat
     assert result.stderr == "\ninterrupted; the same command resumes\n"
 
 
-def test_hydra_full_error_shows_the_traceback_of_a_users_error(monkeypatch):
+def fail(config=None):
+    raise ValueError("set n=3")
+
+
+@pytest.mark.parametrize("main", [fail, lambda: catch_user_errors(fail)(compose_config())])
+def test_hydra_full_error_shows_the_traceback_of_a_users_error(monkeypatch, main):
     monkeypatch.setattr(sys, "argv", ["src/train.py"])
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
-
-    def fail():
-        raise ValueError("set n=3")
-
     with pytest.raises(ValueError, match="set n=3"):
-        run_entry_point(fail)
+        run_entry_point(main)

@@ -1,5 +1,6 @@
 """Exported nets give the same outputs wherever they are loaded."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,8 +18,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from src import export as command
+from src.config import find_run_dir
 from src.export import channels_first, export
 from src.models.resnet import resnet
+from src.runs.run_dir import RunDir
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 16
 
@@ -69,6 +72,20 @@ def test_a_safetensors_file_has_weights_and_metadata(finished_run, tmp_path):
     check_weights(load_file(tmp_path / "net.safetensors"), net)
     with safe_open(tmp_path / "net.safetensors", "pt") as file:
         check_metadata(file.metadata())
+
+
+def test_a_page_next_to_the_file_says_where_it_comes_from(finished_run, tmp_path):
+    run, _ = finished_run("n=4", "seed=3", "recipe.schedule.lr=0.2", "trainer.precision=32-true")
+    export(run, tmp_path / "net.safetensors")
+    page = (tmp_path / "net.md").read_text()
+    command = "python -m src.train model=resnet data=digits seed=3 n=4 "
+    command += "trainer.precision=32-true recipe.schedule.lr=0.2"
+    assert f"`{command}`" in page
+    digest = hashlib.sha256((tmp_path / "net.safetensors").read_bytes()).hexdigest()
+    assert digest in page
+    summary = RunDir.open(run).summary
+    assert f"| test error | {summary['test_error']:.2f}%" in page
+    assert find_run_dir(compose_run(*command.split()[3:])).key == RunDir.open(run).key
 
 
 def test_an_onnx_graph_gives_the_same_scores_for_any_number_of_images(finished_run, tmp_path):

@@ -18,8 +18,8 @@ from src.training.callbacks.stopwatch import Stopwatch
 
 SUMMARY = (
     "model n depth shortcut data seed val_images train_images iterations parameters macs "
-    "train_error val_error test_error test_error_top5 images_per_second seconds precision device "
-    "devices versions git_commit"
+    "train_error val_error test_error test_error_top5 images_per_second seconds precision "
+    "eval_precision device devices versions git_commit"
 )
 
 # A warm-up that ends during the run, so that the schedule has a state to restore.

@@ -45,7 +45,7 @@ case $call in
   done
   attempt step 240 "$python" -m src.benchmark step --nets resnet20 resnet56 resnet110 \
     --repeats 1 -o "$out/speed.csv"
-  attempt measures 120 "$python" -m src.benchmark overhead data eval memory profile \
+  attempt measures 120 "$python" -m src.benchmark overhead data memory profile \
     --nets resnet20 --repeats 1 -o "$out/speed.csv"
   ;;
 3) # the paper's recipe at its full length: plain and residual nets of 20 and 56 layers

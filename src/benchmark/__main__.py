@@ -4,9 +4,8 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from src.benchmark import memory, throughput
-from src.benchmark.baselines import DEVICE
-from src.benchmark.runner import Settings
+from src.benchmark import memory, pipelines, throughput
+from src.benchmark.clock import DEVICE
 from src.runs.environment import git_commit, versions
 from src.tables import Row, read_csv, write_csv
 from src.training.precision import device_name
@@ -14,19 +13,17 @@ from src.training.precision import device_name
 MEASURES = {
     "step": throughput.measure_step,
     "overhead": throughput.measure_overhead,
-    "data": throughput.measure_data,
-    "eval": throughput.measure_eval,
+    "data": pipelines.measure_data,
     "memory": memory.measure_memory,
     "profile": memory.measure_profile,
 }
-DEFAULT_ITERATIONS = {"cpu": 60, "cuda": 600}  # a few seconds of resnet20
+# A few seconds of resnet20.
+DEFAULT_ITERATIONS = 600 if DEVICE.type == "cuda" else 60
 
 
 def main() -> None:
     """Run the measures named on the command line, print their rows and save them."""
     options = _parse_arguments()
-    iterations = options.iterations or DEFAULT_ITERATIONS[DEVICE.type]
-    settings = Settings(iterations, options.repeats, options.nets)
     environment = {
         "device": device_name(DEVICE),
         "versions": " ".join(f"{name}={version}" for name, version in versions().items()),
@@ -34,7 +31,7 @@ def main() -> None:
         "date": datetime.now(UTC).date().isoformat(),
     }
     for name in options.measures or MEASURES:
-        rows = MEASURES[name](settings)
+        rows = MEASURES[name](options)
         for row in rows:
             cells = (f"{key}={value}" for key, value in row.items() if value != "")
             print("  ".join(cells), flush=True)
@@ -51,11 +48,12 @@ def _parse_arguments() -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     nets = ["resnet20", "resnet56", "resnet110"]
-    nets_help = f"for step and profile; eval takes the first (default: {' '.join(nets)})"
+    nets_help = f"for step and profile (default: {' '.join(nets)})"
+    iterations_help = "of resnet20, and about as long for others (default: 60, on a GPU 600)"
     out_help = "a CSV file; its rows of other measures are kept"
     parser.add_argument("measures", nargs="*", choices=MEASURES, metavar="MEASURE")
     parser.add_argument("--nets", nargs="+", default=nets, help=nets_help)
-    parser.add_argument("--iterations", type=int, help="of resnet20 (default: 60, on a GPU 600)")
+    parser.add_argument("--iterations", type=int, default=DEFAULT_ITERATIONS, help=iterations_help)
     parser.add_argument("--repeats", type=int, default=3, help="rounds (default: 3)")
     parser.add_argument("-o", dest="out", type=Path, help=out_help)
     return parser.parse_args()

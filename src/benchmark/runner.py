@@ -4,41 +4,27 @@ The speed of a shared machine drifts over minutes. Within one round it hardly do
 taken within a round, and the median over the rounds is reported.
 """
 
-import multiprocessing
 import os
 import re
-import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import redirect_stderr, redirect_stdout
+from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
+import torch
 from hydra import initialize_config_dir
 
 from src.config import CONF
+from src.runs.environment import silence_lightning
 from src.tables import Row
 
 COLUMNS = "measure,net,subject,precision,value,unit,src.train / this,repeats".split(",")
-# A function of this package with its arguments; both must be picklable.
-Task = tuple[Callable[..., Any], tuple[Any, ...]]
+# A `functools.partial` of a function of this package: it is sent to another process.
+Task = Callable[[], Any]
 # Net, subject (the implementation or setting that is measured), precision.
 Case = tuple[str, str, str]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What the command line asks for.
-
-    Attributes:
-        iterations: timed iterations of resnet20; other nets get fewer, see `scaled_iterations`.
-        repeats: rounds.
-        nets: names of CIFAR-10 nets.
-    """
-
-    iterations: int
-    repeats: int
-    nets: list[str]
 
 
 def run_rounds(tasks: dict[Any, Task], repeats: int) -> dict[Any, list[Any]]:
@@ -49,41 +35,47 @@ def run_rounds(tasks: dict[Any, Task], repeats: int) -> dict[Any, list[Any]]:
     """
     results: dict[Any, list[Any]] = {key: [] for key in tasks}
     for _ in range(repeats):
-        for key, (function, arguments) in tasks.items():
+        for key, task in tasks.items():
             # spawn: a forked process cannot use CUDA, and its peak memory includes the parent's.
-            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                results[key].append(process.submit(_run_task, function, arguments).result())
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                results[key].append(process.submit(run_task, task).result())
     return results
 
 
-def _run_task(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (open until the process ends)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return function(*arguments)
+def run_task(task: Task) -> Any:
+    """Run a task without its output, as a function of its own process."""
+    silence_lightning()
+    # By default cuDNN computes fp32 convolutions in TF32, which keeps 10 of the 23 bits of a
+    # fraction. A row at 32-true must be fp32, in every way of training.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    hydra = initialize_config_dir(str(CONF), version_base="1.3")
+    with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null), hydra:
+        return task()
 
 
 def make_rows(
     measure: str,
     values: dict[Case, list[float]],
     unit: str,
-    reference: Callable[[Case], Case] | None = None,
+    reference_precision: str | None = None,
 ) -> list[Row]:
     """Return one result row per case.
 
     Args:
         measure: name for the column of that name.
         values: for each case, one value per round.
-        unit: unit of the values.
-        reference: the case of `src.train` that a case is compared with; None for no comparison.
+        unit: unit of the values; speeds, in images/s, are compared with that of `src.train`.
+        reference_precision: precision of that `src.train`; by default the precision of the case.
     """
     rows = []
-    for case, own in values.items():
+    for (net, subject, precision), own in values.items():
         ratio: float | str = ""
-        if reference:
+        if unit == "images/s":
+            reference = values[net, "src.train", reference_precision or precision]
             # The median of the ratios, not the ratio of the medians: see the module's docstring.
-            ratios = [a / b for a, b in zip(values[reference(case)], own, strict=True)]
-            ratio = round(median(ratios), 3)
-        row = (measure, *case, round(median(own), 3), unit, ratio, len(own))
+            ratio = round(median(a / b for a, b in zip(reference, own, strict=True)), 3)
+        row = (measure, net, subject, precision, round(median(own), 3), unit, ratio, len(own))
         rows.append(dict(zip(COLUMNS, row, strict=True)))
     return rows
 

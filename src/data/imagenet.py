@@ -5,6 +5,7 @@
 
 import argparse
 import hashlib
+import re
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from src.data.sampler import (
     train_val_split,
 )
 from src.data.transforms import CROP_SIZE, RandomResizedCrop, RandomScaleCrop, nchw, normalize
-from src.data.webdataset import read_shards
+from src.data.webdataset import Shards, read_shards
 from src.runs.environment import cpu_count
 
 DESCRIPTION = (
@@ -66,7 +67,8 @@ class ImageNet(ImageDataModule):
     """
 
     image_shape = (3, CROP_SIZE, CROP_SIZE)
-    protocols = ("center", "10crop", "multiscale")  # of evaluation
+    # Of evaluation. The last is an example: any shorter sides can be asked for.
+    protocols = ("center", "10crop", "multiscale", "scales256-384-512")
 
     def __init__(
         self,
@@ -106,6 +108,27 @@ class ImageNet(ImageDataModule):
     def sources(self) -> tuple[ImageSource, ImageSource]:
         """All training images, and all test images."""
         return find_images(self.root)
+
+    def check_protocol(self, protocol: str) -> None:
+        """Check that an evaluation protocol applies to the images, and to shards of them.
+
+        Raises:
+            ValueError: It does not.
+        """
+        if not re.fullmatch(r"scales[1-9]\d*(-[1-9]\d*)*", protocol):
+            super().check_protocol(protocol)
+        if protocol in ("center", "10crop"):
+            return  # at a shorter side of 256, which no shard is reduced below
+
+        test = self.sources[1]
+        reduced = test.reduced if isinstance(test, Shards) else {}
+        if reduced:
+            path, side = next(iter(reduced.items()))
+            raise ValueError(
+                f"{path} was made by an earlier version, which reduced its images to {side} "
+                f"pixels, too few for protocol={protocol}: make the shards again with python -m "
+                "src.data.webdataset, or set protocol=center or 10crop"
+            )
 
     def prepare_data(self) -> None:
         """Compute the mean image, if it is needed and not saved below `root` yet."""

@@ -4,13 +4,32 @@ It is a file next to the shard, so that an image can be read at one seek.
 """
 
 import os
+import re
 import tarfile
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 ENTRY = [("offset", np.int64), ("size", np.int64), ("label", np.int64)]
+SHORTER_SIDE_HEADER = "DEEPRESIDUAL.shorter_side"  # pax headers of a vendor start with its name
+EARLIER_SHORTER_SIDE = 480  # of shards that were made before the header was written
+
+
+class ShardIndex(NamedTuple):
+    """The images of a shard.
+
+    Attributes:
+        names: Their file names, bytes [n].
+        entries: Where each is stored, ENTRY [n].
+        shorter_side: The length that `make_shards` reduced larger shorter sides to; 0 if it copied
+            all files, and for shards that others made.
+    """
+
+    names: np.ndarray
+    entries: np.ndarray
+    shorter_side: int
 
 
 def index_path(shard: Path) -> Path:
@@ -18,11 +37,8 @@ def index_path(shard: Path) -> Path:
     return shard.with_name(shard.name + ".index.npz")
 
 
-def read_index(shard: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read the names of a shard's images, bytes [n], and where each is stored, ENTRY [n].
-
-    Returns None if there is no index, or if the size of the shard has changed since.
-    """
+def read_index(shard: Path) -> ShardIndex | None:
+    """Read the index of a shard; None if it has none, or if its size has changed since."""
     path = index_path(shard)
     if not path.exists():
         return None
@@ -30,10 +46,12 @@ def read_index(shard: Path) -> tuple[np.ndarray, np.ndarray] | None:
     with np.load(path) as index:
         if index["size"] != shard.stat().st_size:
             return None
-        return index["names"], index["entries"]
+        names = index["names"]
+        side = int(index["shorter_side"]) if "shorter_side" in index else _earlier_side(names)
+        return ShardIndex(names, index["entries"], side)
 
 
-def write_index(shard: Path, tar: Path) -> tuple[np.ndarray, np.ndarray]:
+def write_index(shard: Path, tar: Path) -> ShardIndex:
     """Write the index of a shard and return it as `read_index` does.
 
     Args:
@@ -43,18 +61,24 @@ def write_index(shard: Path, tar: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         ValueError: If the content is incomplete or not one of images with labels.
     """
-    names, entries = _scan(tar)
+    index = _scan(tar)
     path = index_path(shard)
     # Renamed when complete; named by process, as several may index a shard at the same time.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with part.open("wb") as file:
-        np.savez(file, names=names, entries=entries, size=tar.stat().st_size)
+        np.savez(file, **index._asdict(), size=tar.stat().st_size)
     part.replace(path)
-    return names, entries
+    return index
 
 
-def _scan(tar_path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Read a tar file from end to end, as `read_index` returns it."""
+def _earlier_side(names: np.ndarray) -> int:
+    """Return the `shorter_side` of a shard that does not say it, from the names of its images."""
+    # Shards of others start no name with the seven digits of an image's number.
+    return EARLIER_SHORTER_SIDE if re.match(rb"\d{7}-", names[0]) else 0
+
+
+def _scan(tar_path: Path) -> ShardIndex:
+    """Index a tar file, reading it from end to end."""
     images, labels = {}, {}
     try:
         with tarfile.open(tar_path, "r:") as tar:
@@ -67,6 +91,7 @@ def _scan(tar_path: Path) -> tuple[np.ndarray, np.ndarray]:
                 elif extension == "cls":
                     file = tar.extractfile(member)  # None for a directory of such a name
                     labels[key] = int(file.read() if file else b"")
+            shorter_side = tar.pax_headers.get(SHORTER_SIDE_HEADER)
     # tarfile skips to the next member without reading, and notices there that the file ended.
     except (tarfile.ReadError, ValueError) as error:
         raise ValueError(
@@ -80,5 +105,6 @@ def _scan(tar_path: Path) -> tuple[np.ndarray, np.ndarray]:
             problem = f"{unpaired[0].rstrip('.')} does not have both an image and a .cls"
         raise ValueError(f"{tar_path} is not a shard of images with labels: {problem}")
     entries = [(image.offset_data, image.size, labels[key]) for key, image in images.items()]
-    names = [os.fsencode(image.name) for image in images.values()]
-    return np.array(names), np.array(entries, ENTRY)
+    names = np.array([os.fsencode(image.name) for image in images.values()])
+    side = _earlier_side(names) if shorter_side is None else int(shorter_side)
+    return ShardIndex(names, np.array(entries, ENTRY), side)

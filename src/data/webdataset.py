@@ -21,17 +21,20 @@ from tqdm import tqdm
 
 from src.data.image_folder import ImageFiles, read_folders
 from src.data.image_reader import decode_image
-from src.data.shard_index import read_index, write_index
+from src.data.shard_index import SHORTER_SIDE_HEADER, read_index, write_index
 from src.data.transforms import resize, scaled_size
 from src.runs.environment import cpu_count
 
 DESCRIPTION = (
-    "Make shards of the images in the folders of ROOT. A shorter side above 480 pixels, the "
-    "largest that training uses, is reduced to 480. Rerun the command to resume it."
+    "Make shards of the images in the folders of ROOT. Validation images are copied; a training "
+    "image's shorter side above 512 pixels, the largest that training uses, is reduced to 512. "
+    "Rerun the command to resume it."
 )
-SHORTER_SIDE = 480  # the largest that training uses: a smaller one would blur its crops
 JPEG_QUALITY = 95  # the images were compressed before: little may be lost again
-SPLITS = ("train", "val")
+# What shorter sides are reduced to, 0 for nothing. 512 is the largest that training uses, in the
+# VGG paper; a smaller one would blur its crops. Evaluation enlarges images up to a side of 640, so
+# it needs them as they are.
+SHORTER_SIDES = {"train": 512, "val": 0}
 
 
 class Shards:
@@ -39,6 +42,9 @@ class Shards:
 
     Args:
         paths: The shards. Those that have no index get one.
+
+    Attributes:
+        reduced: The shards whose images were reduced, and the shorter side they were reduced to.
 
     Raises:
         ValueError: If a shard is incomplete or not one of images with labels.
@@ -49,9 +55,11 @@ class Shards:
         bar = tqdm(paths, "indexing shards", unit="shard", disable=None, delay=1)
         indices = [read_index(path) or write_index(path, path) for path in bar]
         self.paths = paths
-        self.shard_of_image = np.repeat(np.arange(len(paths)), [len(names) for names, _ in indices])
-        self.names = np.concatenate([names for names, _ in indices])
-        self.entries = np.concatenate([entries for _, entries in indices])
+        self.shard_of_image = np.repeat(np.arange(len(paths)), [len(i.names) for i in indices])
+        self.names = np.concatenate([index.names for index in indices])
+        self.entries = np.concatenate([index.entries for index in indices])
+        sides = {path: i.shorter_side for path, i in zip(paths, indices, strict=True)}
+        self.reduced = {path: side for path, side in sides.items() if side}
         self.labels = self.entries["label"].copy()  # a field of `entries` is not contiguous
 
     def location(self, index: int) -> str:
@@ -78,7 +86,7 @@ def read_shards(root: Path) -> tuple[Shards, Shards]:
         ValueError: If a shard is incomplete or not one of images with labels.
     """
     # Both before either is opened, which may take minutes of indexing.
-    for split in SPLITS:
+    for split in SHORTER_SIDES:
         if not find_shards(root, split):
             raise FileNotFoundError(
                 f"there is no shard {root.absolute()}/*{split}*.tar: "
@@ -91,10 +99,10 @@ def make_shards(root: Path, out: Path, workers: int, images_per_shard: int = 100
     """Make the shards of the images below `root` that are not in `out` yet.
 
     Raises:
-        ValueError: If `out` has shards of other images.
+        ValueError: If `out` has shards of other images, or of images of another size.
     """
     out.mkdir(parents=True, exist_ok=True)
-    for split, files in zip(SPLITS, read_folders(root), strict=True):
+    for (split, shorter_side), files in zip(SHORTER_SIDES.items(), read_folders(root), strict=True):
         # Shuffled, so that a reader of whole shards in order gets mixed classes; a fixed seed, so
         # that a rerun makes the same shards.
         order = np.random.default_rng(0).permutation(len(files.labels))
@@ -105,16 +113,23 @@ def make_shards(root: Path, out: Path, workers: int, images_per_shard: int = 100
         for path in find_shards(out, split):
             index = read_index(path)
             names = [name_in_shard(files, i).encode() for i in tasks.pop(path, [])]
-            if index is None or index[0].tolist() != names:
+            if index is None or index.names.tolist() != names:
                 raise ValueError(
                     f"{path} was not made from {root}: choose another folder for the shards, "
                     "or remove it"
+                )
+            if index.shorter_side != shorter_side:
+                raise ValueError(
+                    f"{path} was made by an earlier version, which reduced its images to "
+                    f"{index.shorter_side} pixels: choose another folder for the shards, or "
+                    "remove it"
                 )
 
         total, remaining = len(order), sum(map(len, tasks.values()))
         bar = tqdm(desc=split, total=total, initial=total - remaining, unit=" images", disable=None)
         with bar, Pool(workers, _start_worker) as pool:
-            for count, corrupt in pool.imap_unordered(partial(make_shard, files), tasks.items()):
+            make = partial(make_shard, files, shorter_side)
+            for count, corrupt in pool.imap_unordered(make, tasks.items()):
                 for message in corrupt:
                     tqdm.write(f"{message}: copied unchanged", file=sys.stderr)
                 bar.update(count)
@@ -128,25 +143,31 @@ def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def make_shard(files: ImageFiles, task: tuple[Path, np.ndarray]) -> tuple[int, list[str]]:
+def make_shard(
+    files: ImageFiles, shorter_side: int, task: tuple[Path, np.ndarray]
+) -> tuple[int, list[str]]:
     """Write one shard.
 
     Args:
         files: All images of the split.
+        shorter_side: The length that larger shorter sides are reduced to; 0 copies all files.
         task: Path of the shard, and the indices of its images.
 
     Returns:
         Number of images, and a message for each that cannot be decoded. Those are copied unchanged,
-        so that training meets them as it does in the folders.
+        so that training meets them as it does in the folders. Files that are only copied are not
+        decoded.
     """
     path, indices = task
     # Not found by `find_shards`, so that an incomplete one is made again.
     part, corrupt = path.with_name(path.name + ".part"), []
-    with tarfile.open(part, "w") as tar:
+    # In the shard itself, so that an index that is lost can be made again.
+    headers = {SHORTER_SIDE_HEADER: str(shorter_side)}
+    with tarfile.open(part, "w", pax_headers=headers) as tar:
         for index in indices:
             content = files.read(index)
             try:
-                content = shrink(content)
+                content = shrink(content, shorter_side) if shorter_side else content
             except ValueError as error:
                 corrupt.append(f"{files.location(index)} {error}")
             name = name_in_shard(files, index)
@@ -171,11 +192,12 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
     tar.addfile(member, io.BytesIO(content))
 
 
-def shrink(file: np.ndarray) -> np.ndarray:
-    """Reduce the shorter side of an image file to 480 pixels; a smaller one is returned as it is.
+def shrink(file: np.ndarray, shorter_side: int) -> np.ndarray:
+    """Reduce the shorter side of an image file; a file with a smaller one is returned as it is.
 
     Args:
         file: Content of the file, uint8 [bytes].
+        shorter_side: The length to reduce it to, in pixels.
 
     Returns:
         A JPEG file, or `file` itself.
@@ -185,9 +207,9 @@ def shrink(file: np.ndarray) -> np.ndarray:
     """
     image = decode_image(file)
     height, width = image.shape[1:]
-    if min(height, width) <= SHORTER_SIDE:
+    if min(height, width) <= shorter_side:
         return file  # not encoded again, which would cost quality
-    smaller = resize(image, *scaled_size(height, width, SHORTER_SIDE))
+    smaller = resize(image, *scaled_size(height, width, shorter_side))
     return encode_jpeg(smaller.contiguous(), JPEG_QUALITY).numpy()
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback, Trainer
+from torch import Tensor
 from tqdm import tqdm
 
 from src.data.image_datamodule import ImageDataModule
@@ -32,23 +34,12 @@ def evaluate_runs(
 
     Args:
         run_dirs: Runs with a checkpoint, on the same test images.
-        trainer_config: Arguments of Lightning's Trainer; a precision of None means the runs' own.
-        protocol: A key of `PROTOCOLS`.
+        trainer_config: Arguments of Lightning's Trainer.
+        protocol: A name that `find_protocol` takes.
         callbacks: More callbacks for Lightning's Trainer.
-
-    Raises:
-        ValueError: If the precision is None and the runs were trained in different ones.
     """
     nets = [run_config(run_dir) for run_dir in run_dirs]
-    precisions = sorted({net["trainer"]["precision"] for net in nets})
-    if trainer_config["precision"] is None and len(precisions) > 1:
-        raise ValueError(
-            f"these runs were trained in different precisions ({' and '.join(precisions)}): "
-            "choose one with trainer.precision=..."
-        )
-    precision = trainer_config["precision"] or precisions[0]
     title = make_title([net["name"] for net in nets], nets[0]["choices"]["data"])
-    trainer_config = trainer_config | {"precision": precision}
     result = evaluate(nets, trainer_config, protocol, title, *callbacks)
     if len(run_dirs) == 1 and protocol != "center" and is_rank_zero():
         run_dirs[0].write_evaluation(result)
@@ -65,7 +56,7 @@ def run_config(run_dir: RunDir) -> dict[str, Any]:
     Raises:
         ValueError: If the config names a model or data class that no file of conf/ names.
     """
-    check_targets(run_dir.config, run_dir.path)
+    check_targets(run_dir.config, run_dir.path / "config.yaml")
     return run_dir.config | {"weights": run_dir.last_checkpoint, "name": run_dir.path.name}
 
 
@@ -80,9 +71,10 @@ def evaluate(
 
     Args:
         nets: For each net its `model`, `data` and `seed` as in the config of a run, its `weights`
-            (the path of a file) and its `name`.
-        trainer_config: Arguments of Lightning's Trainer; a precision of None means 32-true.
-        protocol: A key of `PROTOCOLS`.
+            (the path of a file) and its `name`; with `mean`, `std` and `channels` if the file of
+            weights says what images are to be normalized with.
+        trainer_config: Arguments of Lightning's Trainer.
+        protocol: A name that `find_protocol` takes.
         title: Printed in front of the errors.
         callbacks: More callbacks for Lightning's Trainer.
 
@@ -99,14 +91,13 @@ def evaluate(
     views = TestViews(data, protocol)
     # Neither optimizer nor schedule: this module is only evaluated.
     classifier = Classifier(Ensemble(members))
-    precision = trainer_config["precision"] or "32-true"
-    forbid_tf32(precision)
+    forbid_tf32(trainer_config["precision"])
 
     # Lightning's own progress bar counts batches; ours counts images.
     images = len(data.test_labels)
     with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
         trainer = Trainer(
-            **trainer_config | {"precision": precision},
+            **trainer_config,
             logger=False,
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -131,7 +122,7 @@ def evaluate(
         "test_error": 100 * errors / images,
         "test_error_top5": 100 * errors_top5 / images,
         "images_per_second": speed,
-        "precision": precision,
+        "precision": trainer_config["precision"],
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
         "versions": versions(),
@@ -184,9 +175,20 @@ def load_nets(
                 f"{config['name']} has different test images: all nets of an ensemble must be "
                 "evaluated on the same ones"
             )
-        bgr = config["data"].get("bgr", False)  # ImageNet only
-        members.append(NormalizedNet(net, data.mean, data.std, bgr))
+        members.append(NormalizedNet(net, *normalization(config, data)))
     return members, first
+
+
+def normalization(
+    config: dict[str, Any], data: ImageDataModule
+) -> tuple[Tensor, Tensor | None, bool]:
+    """Return mean, standard deviation and BGR order: those of a file of weights, or of the data."""
+    if "mean" not in config:
+        return data.mean, data.std, config["data"].get("bgr", False)  # bgr: ImageNet only
+    bgr = config["channels"] == "BGR"
+    # In the file the channels come first, and in the order of the net.
+    mean, std = (torch.tensor(config[key]).movedim(0, -1) for key in ("mean", "std"))
+    return (mean.flip(-1), std.flip(-1), bgr) if bgr else (mean, std, bgr)
 
 
 class ImageProgress(Callback):

@@ -4,9 +4,12 @@
 - `10crop`: the four corners and the center, and their mirror images.
 - `multiscale`: the complete image at five scales, and its mirror image; the nets are then applied
   fully convolutionally, with global average pooling over a larger feature map.
+- `scales256-384-512`: likewise at these shorter sides, or any others. The VGG paper tests nets that
+  were trained at shorter side S at S or S-32, S, S+32, and nets trained at 256 to 512 at 384 or
+  256, 384, 512 (its Sec. 4.1 and 4.2).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -44,13 +47,13 @@ def ten_crops(image: Tensor) -> list[Tensor]:
     return [_with_mirror_images(crops)]
 
 
-def multi_scale(image: Tensor) -> list[Tensor]:
-    """Return a complete image [3, H, W] and its mirror image at each of `MULTI_SCALES`.
+def multi_scale(image: Tensor, shorter_sides: Sequence[int] = MULTI_SCALES) -> list[Tensor]:
+    """Return a complete image [3, H, W] and its mirror image at each of some shorter sides.
 
     Returns:
-        For each scale, a tensor [2, 3, height, width].
+        For each shorter side, a tensor [2, 3, height, width].
     """
-    sizes = [scaled_size(image.shape[1], image.shape[2], shorter) for shorter in MULTI_SCALES]
+    sizes = [scaled_size(image.shape[1], image.shape[2], shorter) for shorter in shorter_sides]
     return [_with_mirror_images([resize(image, *size)]) for size in sizes]
 
 
@@ -59,13 +62,22 @@ def _with_mirror_images(images: list[Tensor]) -> Tensor:
     return torch.cat([stacked, stacked.flip(3)])
 
 
-# For each protocol how it makes views of an image uint8 [3, H, W], for each size of view
+# How a protocol makes views of an image uint8 [3, H, W], for each size of view
 # [views, 3, height, width], and how many images are in a batch.
-PROTOCOLS: dict[str, tuple[Callable[[Tensor], list[Tensor]], int]] = {
+Protocol = tuple[Callable[[Tensor], list[Tensor]], int]
+PROTOCOLS: dict[str, Protocol] = {
     "center": (center_crop, 100),
     "10crop": (ten_crops, 10),
     "multiscale": (multi_scale, 1),  # complete images differ in shape
 }
+
+
+def find_protocol(name: str) -> Protocol:
+    """Return a protocol of `PROTOCOLS`, or such as `scales256-384-512`, by its name."""
+    if not name.startswith("scales"):
+        return PROTOCOLS[name]
+    shorter_sides = [int(side) for side in name.removeprefix("scales").split("-")]
+    return partial(multi_scale, shorter_sides=shorter_sides), 1
 
 
 class TestViews(LightningDataModule):
@@ -75,7 +87,7 @@ class TestViews(LightningDataModule):
 
     Args:
         data: The data module, already set up when batches are asked for.
-        protocol: A key of `PROTOCOLS`.
+        protocol: A name that `find_protocol` takes.
 
     Raises:
         ValueError: The protocol does not apply to these images.
@@ -102,7 +114,7 @@ class TestViews(LightningDataModule):
 
         # The data module's own indices, in batches that fit the protocol.
         assert isinstance(self.data, ImageNet)
-        make_views, size = PROTOCOLS[self.protocol]
+        make_views, size = find_protocol(self.protocol)
         load_batch = partial(self.data.splits["test"].load_views, make_views)
         return EvalLoader(load_batch, loader.indices, loader.workers, size)
 

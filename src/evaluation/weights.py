@@ -1,5 +1,6 @@
 """Load weights, from our own checkpoints or from elsewhere, without running code from the file."""
 
+import json
 import re
 from importlib.util import find_spec
 from itertools import pairwise
@@ -9,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+# DataParallel prepends `module.` to the names, our LightningModule `net.`, that of others `model.`.
+FOREIGN_PREFIXES = r"^((module|model)\.)+"
+PREFIXES = r"^((module|model|net)\.)+"
 # What files of these formats need besides the packages of a plain installation.
 PACKAGES = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 INSTALL_PACKAGES = "uv pip install --python .venv/bin/python --group export"
@@ -26,12 +30,29 @@ def check_packages(path: Path) -> None:
         raise ValueError(f"{path.suffix} files need {packages}: {INSTALL_PACKAGES}")
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """Return what a .safetensors file says of its net, as `src.export` writes it; else nothing."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return {}
+    check_packages(path)
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            texts = file.metadata() or {}
+    except SafetensorError:
+        return {}  # `read_weights` reports that the file is damaged
+    return {key: json.loads(text) if text[:1] in "[{" else text for key, text in texts.items()}
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
     """Read the state dict in a file.
 
+    Names that others use for the same layers are accepted, with a message.
+
     Args:
         path: A .safetensors file, or one that torch.save wrote. The state dict may be bare or
-            under the key `state_dict`, its keys with or without the prefix `module.` or `net.`.
+            under the key `state_dict`, as in a checkpoint of Lightning.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -57,14 +78,26 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    # DataParallel prepends `module.` to the names, our LightningModule `net.`.
-    state = {re.sub(r"^(module\.|net\.)+", "", str(key)): value for key, value in state.items()}
+    state = _with_our_names(state, path)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"{path} holds no state dict, that is, a dict from names to tensors, bare or under "
             "the key `state_dict`"
         )
     return state
+
+
+def _with_our_names(state: dict[Any, Any], path: Path) -> dict[str, Any]:
+    """Return a state dict under the names that our nets, and torchvision's, give their layers."""
+    # A LightningModule with more than a net has other tensors, too: those of our metrics.
+    names = {key: re.sub(PREFIXES, "", str(key)) for key in state}
+    aliases = {key: re.sub(r"^linear\.", "fc.", name) for key, name in names.items()}
+    foreign = {
+        f"{name} as {aliases[key]}" for key, name in names.items() if aliases[key] != name
+    } | {f"{match[0]}*" for key in state if (match := re.match(FOREIGN_PREFIXES, str(key)))}
+    if foreign:
+        print(f"{path}: accepted {', '.join(sorted(foreign))}", flush=True)
+    return {aliases[key]: value for key, value in state.items()}
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:

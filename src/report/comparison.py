@@ -137,10 +137,11 @@ def paper_result(row: Row) -> Row | None:
         "data": row["data"],
         "protocol": row.get("protocol", "center"),
         # resnet34b is the paper's ResNet-34 with shortcut B.
-        "net": re.sub(r"(?<=\d)[bc]$", "", net),
+        "net": re.sub(r"(?<=resnet\d\d)[bc]$", "", net),
         "shortcut": row["shortcut"] or "",
     }
-    results = read_csv(PAPER_RESULTS)
+    # The VGG paper has results for three ranges of training scales, the others for one each.
+    results = [r for r in read_csv(PAPER_RESULTS) if r["scales"] in ("", row.get("scales"))]
     return next((result for result in results if wanted.items() <= result.items()), None)
 
 

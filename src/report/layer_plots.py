@@ -78,6 +78,8 @@ def _group(runs: Sequence[Run], column: str) -> Iterator[tuple[Style, list[Run]]
     for order, seeds in enumerate(groups):
         run, label = seeds[0]
         furthest = max(run.layers[0]["iteration"] for run, _ in seeds)
+        if (column, run.row["family"]) == ("response", "preactivation"):
+            label += ", before batch norm"  # none of its own follows a layer; see layer_stats.py
         if furthest < run.row["iterations"]:
             label += f" at {furthest:,.0f} of {run.row['iterations']:,} iterations"
         dashes = "dashed" if run.row["family"] == "plain" else "solid"

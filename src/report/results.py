@@ -19,7 +19,7 @@ Skipped = list[tuple[Path, str]]
 
 # From the most complete to the least: of copies of a run the first state wins.
 STATES = ("finished", "unfinished", "failed", "not started")
-PROTOCOLS = ("center", "10crop", "multiscale")
+PROTOCOLS = ("center", "10crop", "multiscale")  # and such as scales256-384-512
 FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
 # What differs between the protocols; the training error and the speed are those of the run.
 EVALUATION_KEYS = ("protocol", "test_error", "test_error_top5")
@@ -159,13 +159,16 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
         row["batch_norm_images"] = _batch_norm_images(config, summary.get("devices", 1))
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
+    if "scales" in config["data"]:  # the VGG paper has a result for each
+        row["scales"] = "-".join(map(str, config["data"]["scales"]))
 
     first_layers = [layer for layer in layer_rows if layer["iteration"] == 1]
     layers = _last_evaluation(layer_rows)
     run = Run(path, config, "not started", row, metrics, layers, first_layers)
     if summary is not None:
         run.state = "finished"
-        others = filter(None, map(run_dir.evaluation, PROTOCOLS[1:]))
+        scales = sorted(file.stem for file in path.glob("scales*.json"))
+        others = filter(None, map(run_dir.evaluation, [*PROTOCOLS[1:], *scales]))
         run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
     elif run_dir.error.exists():  # a run that is resumed removes it
         # Its text may come from anywhere, so it need not be valid UTF-8.

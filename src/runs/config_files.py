@@ -66,6 +66,7 @@ def file_defaults(group: str, name: str) -> dict[str, Any]:
     if not path.exists():
         return {}
     own = yaml.safe_load(path.read_text())
+    # Hydra's list of the files that this one builds on, all of the same group.
     inherited: dict[str, Any] = {}
     for base in own.pop("defaults", []):
         inherited |= file_defaults(group, base)
@@ -77,16 +78,12 @@ def defaults_of(choices: dict[str, Any]) -> dict[str, Any]:
 
     The default recipe is the one named like the data.
     """
-    return _trainer_defaults() | _values_of(choices | {"recipe": choices["data"]})
+    return chosen_values(choices | {"recipe": choices["data"]})
 
 
 def chosen_values(choices: dict[str, Any]) -> dict[str, Any]:
     """Return the flat values of all config files that a run chose, its recipe among them."""
-    return _trainer_defaults() | _values_of(choices)
-
-
-def _values_of(choices: dict[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+    values = dict(_trainer_defaults())
     for group in ("model", "data", "recipe"):
         values |= file_defaults(group, choices[group])
     return values
@@ -138,12 +135,13 @@ def check_targets(config: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: the net or the data of the run in `path` are built by anything else.
     """
+    # Of every group: what conf/ names is this project's choice, not a stranger's.
     files = CONF.rglob("*.yaml")
     allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
     foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
     if foreign:
         raise ValueError(
-            f"{path / 'config.yaml'} calls {foreign[0]}, which is not allowed: "
+            f"{path} calls {foreign[0]}, which is not allowed: "
             "if it is your own code, name it in a file of conf/model or conf/data"
         )
 
@@ -153,7 +151,8 @@ def targets(value: Any) -> Iterator[Any]:
     if isinstance(value, dict):
         if "_target_" in value:
             yield value["_target_"]
-        value = list(value.values())
+        # A list of targets may be the argument of another one, so lists count as well.
+        value = [*value.values()]
     if isinstance(value, list):
         for item in value:
             yield from targets(item)

@@ -21,7 +21,13 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """Return the commit of this code, `-dirty` if files differ from it; None without git."""
+    """Return the commit of this code, `-dirty` if files differ from it; None if it is not known.
+
+    GIT_COMMIT says it where the code was copied without its repository.
+    """
+    if "GIT_COMMIT" in os.environ:
+        return os.environ["GIT_COMMIT"]
+    # --exclude=*: a tag would replace the hash that --abbrev=40 writes in full.
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         result = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
@@ -32,11 +38,13 @@ def git_commit() -> str | None:
 
 def cpu_count() -> int:
     """Return the number of processor cores that this process may use."""
+    # SLURM and containers give a process fewer cores than the machine has.
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def cpu_name() -> str:
     """Return the processor's name and its number of cores, as `AMD EPYC, 2 cores`."""
+    # platform.processor() is empty or "x86_64" on Linux.
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -49,7 +57,7 @@ def keep_freed_memory() -> None:
     Faulting the memory in again took ResNet-20 on two cores 5,000 page faults per step.
     """
     if sys.platform == "linux" and platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
+        libc = ctypes.CDLL(None)  # what this process has loaded, so its own malloc
         libc.mallopt(MALLOC_TRIM_THRESHOLD, 2**31 - 1)
         libc.mallopt(MALLOC_MMAP_THRESHOLD, 2**30)
 

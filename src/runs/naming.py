@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from src.runs.config_files import chosen_values, flatten
+from src.runs.config_files import flatten, with_present_names, without_implied_targets
 
 # Where, how fast and in how much memory a run is executed is not part of its identity; precision
 # is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
@@ -31,29 +31,27 @@ def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         config: a resolved config, with the `choices` it was composed of.
         defaults: the flat defaults of the same choices.
     """
-    choices, n = config["choices"], config["model"].get("n")
-    net = net_name(choices["model"], n)
-    chosen = chosen_values(choices)
-
-    def is_implied(key: str, value: Any) -> bool:
-        if key == "seed" or (key == "model.n" and net != choices["model"]):
-            return True  # the net's name has its depth: model=resnet n=9 is resnet56
-        if key.endswith("._target_") and chosen.get(key) == value:
-            return True
-        return key in defaults and defaults[key] == value
-
-    items = identity_keys(config).items()
-    different = {key: value for key, value in items if not is_implied(key, value)}
-    return {"data": choices["data"], "net": net, "seed": config["seed"], **different}
+    choices = config["choices"]
+    net = net_name(choices["model"], config["model"].get("n"))
+    key = {"data": choices["data"], "net": net, "seed": config["seed"]}
+    for name, value in identity_keys(without_implied_targets(config)).items():
+        # model=resnet n=9 is named resnet56, as model=resnet56 is, so the name already has the n.
+        in_name = name == "model.n" and net != choices["model"]
+        is_default = name in defaults and defaults[name] == value
+        if not in_name and not is_default:
+            key[name] = value  # the seed, if it is not the default, stays in its place
+    return key
 
 
 def differences(stored: dict[str, Any], present: dict[str, Any], defaults: dict[str, Any]) -> str:
     """Return how two run keys differ, as `KEY was X, now Y`; empty if they are equal."""
-    keys = [key for key in {**stored, **present} if stored.get(key) != present.get(key)]
-    values = (
-        (key, *(run.get(key, defaults.get(key)) for run in (stored, present))) for key in keys
-    )
-    return ", ".join(f"{key} was {was}, now {now}" for key, was, now in values)
+    changes = []
+    stored = with_present_names(stored)  # a checkpoint has keys with the names of its time
+    for key in {**stored, **present}:
+        was, now = (run.get(key, defaults.get(key)) for run in (stored, present))
+        if stored.get(key) != present.get(key):
+            changes.append(f"{key} was {was}, now {now}")
+    return ", ".join(changes)
 
 
 def run_name(key: dict[str, Any]) -> str:
@@ -61,6 +59,7 @@ def run_name(key: dict[str, Any]) -> str:
     parts = [key["net"]]
     for name, value in key.items():
         if name not in ("data", "net", "seed"):
+            # bf16-mixed says what it is without the key's name; the other values do not.
             label = "" if name == "trainer.precision" else name.rpartition(".")[2]
             parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
     return "-".join([*parts, f"s{key['seed']}"])
@@ -68,6 +67,7 @@ def run_name(key: dict[str, Any]) -> str:
 
 def net_name(model: str, n: int | None) -> str:
     """Return `resnet56` for both model=resnet56 and model=resnet n=9 (depth 6n+2, Sec. 4.2)."""
+    # :g because n=2.5 must get as far as the net, whose message names the depths around it.
     return model if n is None or re.search(r"\d", model) else f"{model}{6 * n + 2:g}"
 
 

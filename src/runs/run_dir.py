@@ -14,8 +14,6 @@ A directory is named by what the run is, so that the same command finds its own 
         log.txt                the output of a run of a sweep
 """
 
-import csv
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -26,20 +24,13 @@ from typing import Any, Self, TextIO
 
 import yaml
 
-from src.runs.atomic_io import append_rows, atomic_write, sync_to_disk, truncate_rows, writing
-from src.runs.config_files import (
-    defaults_of,
-    read_config,
-    with_present_names,
-    without_implied_targets,
-)
+from src.runs.atomic_io import atomic_write, writing
+from src.runs.config_files import defaults_of, read_config, without_implied_targets
+from src.runs.csv_rows import append_rows, read_rows, truncate_rows
+from src.runs.lock import exclusive_lock
 from src.runs.naming import differences, run_key
 
 LAYER_COLUMNS = ("iteration", "layer", "gradient", "scaled_gradient", "response")
-
-
-class LockedError(ValueError):
-    """Another process is writing to a run directory."""
 
 
 class RunDir:
@@ -129,11 +120,8 @@ class RunDir:
         """
         with writing(self.path):
             (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / "lock", "a+")  # noqa: SIM115 (closed by the block below)
-        # Worker processes may outlive a killed run and must not keep its lock.
-        os.register_at_fork(after_in_child=lock.close)
-        with lock:
-            self._acquire(lock)
+        with exclusive_lock(self.path) as lock:
+            # Not recorded if it fails: the directory then belongs to another run.
             self.create()
             with writing(self.error):
                 self.error.unlink(missing_ok=True)
@@ -141,25 +129,13 @@ class RunDir:
             try:
                 yield
             except Exception as error:
+                # In a directory that was moved away, the error would be another run's.
                 with suppress(FileNotFoundError):
                     self.check_still_there()
                     self.write_error(str(error) or type(error).__name__)
                 raise
             finally:
                 self.lock = None
-
-    def _acquire(self, lock: TextIO) -> None:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read() or "another process"
-            raise LockedError(
-                f"{self.path} is being written by {owner}: wait for it, or stop it"
-            ) from None
-        with writing(self.path):
-            lock.truncate(0)
-            os.write(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
 
     def create(self) -> None:
         """Create the directory with its config.yaml.
@@ -170,7 +146,7 @@ class RunDir:
         path = self.path / "config.yaml"
         with writing(path):
             self.path.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
+        if not path.exists():  # the first config stays, also of a run that other devices resume
             text = yaml.safe_dump(without_implied_targets(self.config), sort_keys=False)
             atomic_write(path, lambda file: file.write(text.encode()))
         self.check_same_config()
@@ -183,9 +159,8 @@ class RunDir:
         """
         path = self.path / "config.yaml"
         if path.exists():
-            self.check_same_key(
-                run_key(read_config(path), self.defaults), f"{self.path} holds a run"
-            )
+            stored = run_key(read_config(path), self.defaults)
+            self.check_same_key(stored, f"{self.path} holds a run")
 
     def check_same_key(self, stored: dict[str, Any], what: str) -> None:
         """Check a stored run key against the present one.
@@ -193,13 +168,13 @@ class RunDir:
         Raises:
             ValueError: they differ; `what` begins the message.
         """
-        changes = differences(with_present_names(stored), self.key, self.defaults)
+        changes = differences(stored, self.key, self.defaults)
         if changes:
             raise ValueError(f"{what} with another config ({changes}): move that directory away")
 
     def write_error(self, reason: str) -> None:
         """Record why the run failed, if that can be written."""
-        with suppress(OSError):
+        with suppress(OSError):  # the reason itself matters more, and is raised
             atomic_write(self.error, lambda file: file.write(reason.encode()))
 
     def append_metrics(self, columns: Sequence[str], row: dict[str, float]) -> None:
@@ -237,6 +212,7 @@ class RunDir:
         if self.lock is None:
             return
         lock = self.path / "lock"
+        # Not only its name: another process may have created the directory again.
         if lock.exists() and os.path.samefile(lock, self.lock.fileno()):
             gone = [path for path in self.written_csvs if not path.exists()]
         else:
@@ -255,15 +231,13 @@ class RunDir:
         """
         self.check_still_there()
         for path in self.written_csvs:
-            sync_to_disk(path)
+            # fsync takes every write to the file, so one that was opened again will do.
+            with writing(path), open(path) as file:
+                os.fsync(file.fileno())
 
     def rows(self) -> list[dict[str, float]]:
         """Return the rows of metrics.csv, each with the values it has; none if there is no file."""
-        if not self.metrics.exists():
-            return []
-        with open(self.metrics, newline="") as file:
-            lines = list(csv.DictReader(file))
-        return [{name: float(value) for name, value in line.items() if value} for line in lines]
+        return read_rows(self.metrics)
 
     @property
     def last_iteration(self) -> int:
@@ -284,6 +258,7 @@ class RunDir:
         """
         found = [int(row["iteration"]) for row in self.rows()]
         if found != [*logged]:
+            # None is missing or too many if the rows are only out of order.
             wrong = sorted({*logged} ^ {*found}) or found
             raise ValueError(
                 f"{self.metrics} does not match its checkpoint (see iteration {wrong[0]}): restore "
@@ -295,6 +270,7 @@ class RunDir:
         summary, protocol = self.summary, self.config["protocol"]
         assert summary is not None, self.path
         results = [f"training error {summary['train_error']:.2f}%"]
+        # `center` has no file of its own: its results are the summary's.
         for name, test in (("test", summary), (protocol, self.evaluation(protocol))):
             if test:
                 top1, top5 = test["test_error"], test["test_error_top5"]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning.plugins import Precision
 from torch import Tensor
 
 from src.data.image_datamodule import ImageDataModule
@@ -14,6 +15,7 @@ from src.models.complexity import count_multiply_adds, count_parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Batch, Classifier
+from src.training.callbacks.base import NoProfiler
 from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.layer_stats import LayerStats
 from src.training.callbacks.metrics import Metrics
@@ -94,10 +96,10 @@ def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
         with own.wandb_run or nullcontext():
             with report_lost_process(trainer):
                 trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            errors = {}
-            if split == "val":
-                trainer.test(classifier, datamodule=data, verbose=False)
-                errors = classifier.pop_eval_metrics()
+            if split == "val" or trainer.precision != "32-true":
+                errors = evaluate_final_weights(trainer, classifier, data)
+            else:  # the last row has them already
+                errors = {}
             if trainer.is_global_zero:
                 results = run_dir.rows()[-1] | {f"test/{name}": e for name, e in errors.items()}
                 summary = describe_run(config, classifier, data) | classifier.summarize(results)
@@ -128,6 +130,7 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
         benchmark=not options["deterministic"],
         callbacks=[*callbacks],
         plugins=[VerifiedCheckpointIO(), cluster_environment()],
+        profiler=NoProfiler(),
         use_distributed_sampler=False,  # the data share out batches themselves
         logger=False,
         enable_checkpointing=False,
@@ -170,6 +173,20 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDa
     return CapturedStepClassifier(*arguments, use_graph="cudagraph" in mode), data
 
 
+def evaluate_final_weights(
+    trainer: Trainer, classifier: Classifier, data: ImageDataModule
+) -> dict[str, float]:
+    """Return the metrics of the test set, computed in float32 if the weights are.
+
+    Rounding to bf16 changes the error of a net by some hundredths of a percent.
+    """
+    if trainer.precision in ("bf16-mixed", "16-mixed"):
+        forbid_tf32("32-true")
+        trainer.strategy.precision_plugin = Precision()
+    trainer.test(classifier, datamodule=data, verbose=False)
+    return classifier.pop_eval_metrics()
+
+
 def describe_run(
     config: dict[str, Any], module: Classifier, data: ImageDataModule
 ) -> dict[str, Any]:
@@ -198,6 +215,7 @@ def describe_execution(
         "images_per_second": images / stopwatch.train_seconds,
         "seconds": stopwatch.train_seconds + stopwatch.eval_seconds,
         "precision": config["trainer"]["precision"],
+        "eval_precision": trainer.precision,  # of the test error
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
         "versions": versions(),

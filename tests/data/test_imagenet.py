@@ -71,7 +71,7 @@ def test_shards_give_the_same_batches_as_their_folders(root, tmp_path):
         assert torch.equal(sharded[1], files[1])
         assert torch.equal(sharded[2], files[2])
         differing = (sharded[0] != files[0]).flatten(1).any(1)
-        assert differing.sum() <= 3  # those of 640x512, which were reduced to a side of 480
+        assert differing.sum() <= 3  # those of 650x520, which were reduced to a side of 512
     assert shards.fingerprint != folders.fingerprint
 
 

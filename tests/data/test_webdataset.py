@@ -18,7 +18,7 @@ from src.cli import run_entry_point
 from src.data import webdataset
 from src.data.image_folder import read_folders
 from src.data.image_reader import decode_image
-from src.data.shard_index import index_path
+from src.data.shard_index import SHORTER_SIDE_HEADER, index_path, read_index
 from src.data.webdataset import make_shards, read_shards, shrink
 
 CORRUPT_SHARD = pytest.mark.fault_injection(
@@ -43,15 +43,19 @@ def contents(source):
     return sorted((source.read(i).tobytes(), int(label)) for i, label in enumerate(source.labels))
 
 
-def test_shards_hold_each_image_once_with_a_shorter_side_of_at_most_480(folders, tmp_path):
+def test_shards_hold_each_image_once_and_training_images_with_a_shorter_side_of_at_most_512(
+    folders, tmp_path
+):
+    (folders / "val" / "n01518878" / "large.JPEG").write_bytes(encode(random_image(7, 650, 520)))
     make_shards(folders, tmp_path / "out", workers=2, images_per_shard=5)
     names = [f"imagenet-train-{i:04d}.tar" for i in range(3)]
     names += ["imagenet-val-0000.tar", "imagenet-val-0001.tar"]
     expected = sorted([*names, *(f"{name}.index.npz" for name in names)])
     assert sorted(path.name for path in (tmp_path / "out").glob("*")) == expected
-    reduced = 0
+    reduced = [0, 0]
     splits = zip(read_folders(folders), read_shards(tmp_path / "out"), strict=True)
-    for files, shards in splits:
+    for split, (files, shards) in enumerate(splits):
+        assert set(shards.reduced.values()) == ({512} if split == 0 else set())
         stems = [os.path.basename(files.location(i)) for i in range(len(files.labels))]
         index = {stem.partition(".")[0]: i for i, stem in enumerate(stems)}
         assert len(shards.labels) == len(files.labels) == len(index)
@@ -59,24 +63,25 @@ def test_shards_hold_each_image_once_with_a_shorter_side_of_at_most_480(folders,
             original = index.pop(shards.location(i).rpartition("-")[2].partition(".")[0])
             assert label == files.labels[original]
             before, after = decode_image(files.read(original)), decode_image(shards.read(i))
-            if min(before.shape[1:]) <= 480:
+            if split == 1 or min(before.shape[1:]) <= 512:
+                reduced[1] += min(before.shape[1:]) > 512
                 assert shards.read(i).tobytes() == files.read(original).tobytes()
                 continue
-            reduced += 1
-            assert after.shape == (3, 480, 600)  # of 640 x 512
+            reduced[0] += 1
+            assert after.shape == (3, 512, 640)  # of 650 x 520
             image = Image.fromarray(before.permute(1, 2, 0).numpy())
-            image = np.asarray(image.resize((600, 480), Image.BILINEAR))
+            image = np.asarray(image.resize((640, 512), Image.BILINEAR))
             assert abs(after.permute(1, 2, 0).numpy().astype(int) - image).mean() < 2
         assert not index
-    assert reduced > 0
+    assert min(reduced) > 0  # each split has a large image
 
 
 @pytest.mark.parametrize(
-    ("size", "expected"), [((480, 700), None), ((481, 700), (480, 698)), ((700, 481), (698, 480))]
+    ("size", "expected"), [((512, 700), None), ((513, 700), (512, 698)), ((700, 513), (698, 512))]
 )
-def test_an_image_is_reduced_from_a_shorter_side_of_481_on(size, expected):
+def test_an_image_is_reduced_from_one_pixel_above_the_shorter_side(size, expected):
     file = np.frombuffer(encode(random_image(0, *size)), np.uint8).copy()
-    result = shrink(file)
+    result = shrink(file, 512)
     assert (result is file) == (expected is None)
     assert decode_image(result).shape[1:] == (expected or size)[::-1]
 
@@ -89,6 +94,36 @@ def test_an_index_built_by_reading_equals_the_one_written_with_the_shard(folders
     read_shards(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.npz")} == written
     assert len(written) == 5
+
+
+def make_earlier_shards(folders, out):
+    """Make shards as before their index said what they were reduced to."""
+    make_shards(folders, out, workers=1)
+    for path in out.glob("*.tar"):
+        with tarfile.open(path) as tar:
+            assert tar.getmembers()
+            assert SHORTER_SIDE_HEADER in tar.pax_headers
+            write_tar(path.with_suffix(".part"), {m.name: tar.extractfile(m).read() for m in tar})
+        path.with_suffix(".part").replace(path)
+        index = read_index(path) or webdataset.write_index(path, path)
+        names, entries = index.names, index.entries
+        np.savez(index_path(path), names=names, entries=entries, size=path.stat().st_size)
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_shards_of_an_earlier_version_are_recognized_with_their_index_or_without(
+    folders, tmp_path, indexed
+):
+    make_earlier_shards(folders, tmp_path)
+    if not indexed:
+        for path in tmp_path.glob("*.npz"):
+            path.unlink()
+    for shards in read_shards(tmp_path):
+        assert shards.reduced == dict.fromkeys(shards.paths, 480)
+    (tmp_path / "imagenet-train-0000.tar").unlink()
+    message = "imagenet-val-0000.tar was made by an earlier version, .* to 480 pixels: choose"
+    with pytest.raises(ValueError, match=message):
+        make_shards(folders, tmp_path, workers=1)
 
 
 def test_shards_made_by_others_are_read(tmp_path):
@@ -104,6 +139,7 @@ def test_shards_made_by_others_are_read(tmp_path):
     assert val.read(0).tobytes() == images[2]
     assert val.labels.tolist() == [999]
     assert val.location(0) == f"{tmp_path}/imagenet1k-validation-00.tar:c.png"
+    assert train.reduced == val.reduced == {}  # as far as anyone can tell
 
 
 def test_a_shard_is_indexed_once_and_again_when_its_size_changes(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ CPU = {"accelerator": "cpu", "precision": "32-true"}
 
 def test_evaluating_a_finished_run_gives_the_errors_of_its_summary(tiny, capsys):
     run_dir = tiny("data.val_images=100", "data.test_images=300")
-    result = evaluate([run_config(run_dir)], CPU | {"precision": None}, "center", "title")
+    result = evaluate([run_config(run_dir)], CPU, "center", "title")
     errors, errors_top5, images = counts(result)
     assert images == 300
     assert 100 * errors / images == result["test_error"] == run_dir.summary["test_error"]

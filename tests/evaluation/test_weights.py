@@ -46,6 +46,8 @@ def has_weights(net, state):
             "epoch": 3,
         },
         lambda state: {"state_dict": {f"net.{key}": value for key, value in state.items()}},
+        lambda state: {"state_dict": {f"model.{key}": value for key, value in state.items()}},
+        lambda state: {f"module.{key}".replace("fc.", "linear."): v for key, v in state.items()},
     ],
 )
 def test_state_dicts_are_read_bare_nested_and_with_prefixes(net, tmp_path, wrap):
@@ -55,6 +57,19 @@ def test_state_dicts_are_read_bare_nested_and_with_prefixes(net, tmp_path, wrap)
     assert not has_weights(other, net.state_dict())
     load_weights(other, read_weights(tmp_path / "weights.pt"))
     assert has_weights(other, net.state_dict())
+
+
+def test_names_of_others_are_accepted_with_a_message_and_our_own_without(net, tmp_path, capsys):
+    """Much used weights for CIFAR-10 call the last layer `linear` and come from DataParallel."""
+    path = tmp_path / "weights.pt"
+    state = {f"module.{key}".replace("fc.", "linear."): v for key, v in net.state_dict().items()}
+    torch.save({"state_dict": state}, path)
+    read_weights(path)
+    expected = "accepted linear.bias as fc.bias, linear.weight as fc.weight, module.*"
+    assert capsys.readouterr().out == f"{path}: {expected}\n"
+    torch.save({"state_dict": {f"net.{key}": v for key, v in net.state_dict().items()}}, path)
+    read_weights(path)
+    assert capsys.readouterr().out == ""
 
 
 def randomized(name):

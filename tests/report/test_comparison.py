@@ -147,6 +147,25 @@ def test_imagenet_results_are_compared_by_the_same_protocol(protocol, net, short
     assert (found and (found["error"], found["error_top5"], found["where"])) == result
 
 
+@pytest.mark.parametrize(
+    ("net", "scales", "protocol", "result"),
+    [
+        ("vgg11", "256-256", "scales256", (29.6, 10.4)),
+        ("vgg16", "384-384", "scales384", (26.8, 8.7)),
+        ("vgg16", "256-512", "scales384", (25.6, 8.1)),
+        ("vgg16c", "256-512", "scales384", (27.3, 8.8)),
+        ("vgg13", "256-256", "scales224-256-288", (28.2, 9.6)),
+        ("vgg19", "256-512", "scales256-384-512", (24.8, 7.5)),
+        ("vgg16", "256-480", "scales384", None),
+        ("vgg16", "256-512", "multiscale", None),
+        ("vgg16_bn", "256-512", "scales384", None),
+    ],
+)
+def test_vgg_results_are_compared_by_the_scales_of_training_and_test(net, scales, protocol, result):
+    found = paper(net, None, "imagenet", protocol=protocol, scales=scales)
+    assert (found and (found["error"], found["error_top5"])) == result
+
+
 def test_groups_keep_the_order_of_unsorted_items():
     assert group_by([3, 1, 5, 2], lambda i: i % 2) == {1: [3, 1, 5], 0: [2]}
 

@@ -139,3 +139,12 @@ def test_a_run_of_an_older_version_has_responses_but_no_scaled_gradients(tmp_pat
     assert run.layers == [{"iteration": 8000, "gradient": 2, "response": 0.5}]
     assert draw_gradients([run]) is None
     assert draw_responses([run]) is not None
+
+
+def test_responses_of_pre_activation_nets_are_marked_as_those_of_the_convolutions(tmp_path):
+    for kind in ("resnet", "preactivation"):
+        layers = [(1.0, 2.0), (1.0, 3.0)]
+        write_run(tmp_path, make_config(kind, 20), [(6, 5)] * 8, layers=layers)
+    (_, order), _, names = contents(draw_responses(read(tmp_path)))
+    assert [list(line.get_ydata()) for line in order] == [[2, 3], [2, 3]]
+    assert names[:2] == ["residual-20", "preactivation-20, before batch norm"]

@@ -121,7 +121,8 @@ def test_of_copies_of_a_run_the_most_complete_counts(tmp_path):
 def test_each_protocol_that_a_run_was_tested_by_has_a_row(tmp_path):
     path = write_run(tmp_path, make_config(data="imagenet"), final=(30, 20))
     test = {"test_error": 18.5, "test_error_top5": 5.25, "images": 50000}
-    (path / "multiscale.json").write_text(json.dumps(test | {"protocol": "multiscale"}))
+    for protocol in ("multiscale", "scales384"):
+        (path / f"{protocol}.json").write_text(json.dumps(test | {"protocol": protocol}))
     write_run(tmp_path, make_config("plain", data="imagenet"), [(60, 50)])
     plain, resnet = read_runs([tmp_path])[0]
     assert plain.evaluations == ()
@@ -129,12 +130,15 @@ def test_each_protocol_that_a_run_was_tested_by_has_a_row(tmp_path):
     assert [[row[key] for key in columns] for row in resnet.evaluations] == [
         ["center", 30, 20, 1.0],
         ["multiscale", 30, 18.5, 5.25],
+        ["scales384", 30, 18.5, 5.25],
     ]
+    assert {row["scales"] for row in resnet.evaluations} == {"256-480"}
     write_csv(tmp_path / "rows.csv", resnet.evaluations)
     lines = results_table(read_csv(tmp_path / "rows.csv")).splitlines()[2:]
     assert [[cell.strip() for cell in line.split(" | ")[6:9]] for line in lines] == [
         ["20.00", "1.00", "center"],
         ["18.50", "5.25", "multiscale"],
+        ["18.50", "5.25", "scales384"],
     ]
 
 

@@ -125,7 +125,7 @@ def test_a_stored_key_that_was_renamed_is_read_under_its_present_name(find, old)
     """The key of the output directory is the exception: by it version 0.1 is recognized."""
     new = RENAMED_KEYS[old]
     overrides = ["data=imagenet"] if new == "data.color_noise" else []
-    overrides += ["recipe=imagenet"] if new == "recipe.schedule.max_reductions" else []
+    overrides += ["recipe=imagenet_plateau"] if new == "recipe.schedule.max_reductions" else []
     run_dir = find(*overrides, "trainer.precision=32-true")
     run_dir.create()
     edit(run_dir, lambda flat: flat.update({old: flat.pop(new)}))

@@ -84,7 +84,7 @@ def test_the_recipe_of_the_data_is_the_default_and_another_is_named_by_its_value
     [
         ["data=imagenet", "model=resnet34", "recipe=imagenet_90_epochs"],
         ["data=imagenet", "model=vgg16", "recipe=vgg"],
-        ["data=digits", "model=resnet20", "recipe=imagenet"],
+        ["data=digits", "model=resnet20", "recipe=imagenet_plateau"],
         ["data=cifar10", "model=highway110"],
     ],
 )
@@ -97,8 +97,7 @@ def test_the_code_that_config_files_name_is_not_part_of_a_run_key(find, override
 def test_imagenet_in_90_epochs_has_a_readable_name(find):
     recipe = ["data=imagenet", "model=resnet34", "recipe=imagenet_90_epochs"]
     assert find("trainer.precision=32-true", *recipe).path.name == (
-        "resnet34-iterations450410-milestones0.3333333_0.6666667-warmup_from_nNone-warmup_lr0.01"
-        "-warmup_error80.0-precise_bn_batches0-s0"
+        "resnet34-iterations450410-milestones0.3333333_0.6666667-precise_bn_batches0-s0"
     )
 
 
@@ -115,7 +114,7 @@ def test_a_config_without_the_code_of_its_files_has_the_same_run_key(find):
     assert run_key(config, run_dir.defaults) == run_dir.key
 
 
-def test_differences_are_told_with_defaults_for_keys_that_one_run_lacks():
+def test_differences_are_listed_with_defaults_for_keys_that_one_run_lacks():
     defaults = {"recipe.iterations": 800}
     text = differences({"seed": 0, "recipe.iterations": 5}, {"seed": 1}, defaults)
     assert text == "seed was 0, now 1, recipe.iterations was 5, now 800"

@@ -7,7 +7,8 @@ from multiprocessing import get_context
 import pytest
 import yaml
 
-from src.runs.run_dir import LockedError, RunDir
+from src.runs.lock import LockedError
+from src.runs.run_dir import RunDir
 
 COLUMNS = ["iteration", "lr", "train/loss", "test/error"]
 CONTEXT = get_context("forkserver")

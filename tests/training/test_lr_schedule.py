@@ -104,6 +104,40 @@ def test_the_learning_rate_is_reduced_at_most_so_often(max_reductions, reduction
     assert found == reductions
 
 
+@pytest.mark.parametrize(
+    ("iteration", "lr"),
+    [(149999, 0.1), (150000, 0.01), (300000, 0.001), (449999, 0.001), (450000, 1e-4)],
+)
+def test_the_imagenet_recipe_divides_the_learning_rate_at_150k_300k_and_450k(iteration, lr):
+    schedule = instantiate(compose_config("data=imagenet").recipe.schedule, n=18, iterations=600000)
+    assert schedule(0) == 0.1  # no warm-up
+    assert schedule(iteration) == lr
+
+
+def noisy_error(evaluation):
+    """A validation error that falls until evaluation 40, but shows it every tenth time only."""
+    return 60 - min(evaluation, 40) / 2 + (0 if evaluation % 10 == 0 else 6)
+
+
+def test_the_plateau_recipe_waits_for_the_plateau_of_a_noisy_error_and_divides_three_times():
+    recipe = compose_config("data=imagenet", "recipe=imagenet_plateau").recipe
+    schedule = instantiate(recipe.schedule, n=None, iterations=recipe.iterations)
+    impatient = instantiate(recipe.schedule, patience=5, n=None, iterations=recipe.iterations)
+    falls = {schedule: [], impatient: []}
+    for replayed, evaluations in falls.items():
+        last = 0
+        for evaluation in range(1, 301):
+            lr = replayed(0)
+            # Each division of the learning rate lets the error fall again, from 20 points lower.
+            replayed.on_eval_error(noisy_error(evaluation - last) - 20 * len(evaluations))
+            if replayed(0) < lr:
+                evaluations.append(evaluation)
+                last = evaluation
+    # Twelve evaluations after the last improvement, and never a fourth time.
+    assert falls[schedule] == [52, 2 * 52, 3 * 52]
+    assert falls[impatient][0] < 40  # while the error still falls
+
+
 def test_the_vgg_papers_recipe():
     recipe = compose_config("model=vgg16", "data=imagenet", "recipe=vgg").recipe
     assert (recipe.iterations, recipe.batch_size, recipe.schedule.lr) == (370000, 256, 0.01)
@@ -138,7 +172,7 @@ def test_a_run_with_the_plateau_schedule_is_resumed_bit_exactly(tiny, tiny_until
     ]
     schedule = ["recipe.schedule.patience=1", "recipe.schedule.threshold=50.0"]
     small = ["recipe.batch_size=16", "recipe.precise_bn_batches=2"]
-    overrides = ["recipe=imagenet", "recipe.iterations=12", *every, *schedule, *small]
+    overrides = ["recipe=imagenet_plateau", "recipe.iterations=12", *every, *schedule, *small]
     undisturbed = tiny(*overrides, f"output_dir={tmp_path}/undisturbed")
     assert undisturbed.rows()[-1]["lr"] < 0.01
 

@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import TINY
+from pytorch_lightning import Callback
 
+from src.evaluation.evaluator import evaluate
 from src.runs.environment import versions
 from src.training.precision import forbid_tf32
 from src.training.trainer import build, make_trainer
@@ -82,6 +84,37 @@ def test_what_the_net_the_data_and_the_device_cannot_do_is_refused_before_traini
     with pytest.raises(Exception, match=message):
         tiny(override, "trainer.accelerator=cpu")
     assert list(tmp_path.iterdir()) == []
+
+
+class OutputTypes(Callback):
+    """Collect the types in which the net computes its scores, by stage."""
+
+    def __init__(self):
+        self.seen = set()
+
+    def on_fit_start(self, trainer, module):
+        def note(net, inputs, output):
+            if trainer.state.stage:  # counting multiply-adds for the summary calls the net, too
+                self.seen.add((trainer.state.stage.value, output.dtype))
+
+        module.net.fc.register_forward_hook(note)
+
+
+@pytest.mark.parametrize("val_images", [0, 97])
+def test_final_weights_are_tested_in_float32_whatever_they_were_trained_in(tiny, val_images):
+    types = OutputTypes()
+    overrides = [f"data.val_images={val_images}", "trainer.precision=bf16-mixed"]
+    run_dir = tiny(*overrides, callbacks=[types])
+    assert types.seen == {
+        ("train", torch.bfloat16),
+        ("validate", torch.bfloat16),
+        ("test", torch.float32),
+    }
+    summary, config = run_dir.summary, run_dir.config | {"weights": run_dir.last_checkpoint}
+    fp32 = {"accelerator": "cpu", "precision": "32-true"}
+    results = evaluate([config], fp32, "center", "the run")
+    assert summary["test_error"] == results["test_error"]
+    assert (summary["precision"], summary["eval_precision"]) == ("bf16-mixed", "32-true")
 
 
 def test_the_summary_describes_the_run_and_what_it_was_executed_on(tiny):

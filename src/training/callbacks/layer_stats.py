@@ -85,14 +85,22 @@ def _norms(names: Iterable[str], tensors: Iterable[Tensor]) -> dict[str, float]:
     return dict(zip(names, norms.tolist(), strict=True))
 
 
-def batch_norms_of_3x3_layers(net: nn.Module) -> dict[str, nn.Module]:
-    """Return the batch norm that follows each 3x3 layer, as `bn2` follows `conv2`."""
-    return {
-        name: norm
-        for (name, layer), (norm_name, norm) in pairwise(net.named_modules())
-        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)
-        if isinstance(norm, _BatchNorm) and norm_name == name.replace("conv", "bn")
-    }
+def responding_modules(net: nn.Module) -> dict[str, nn.Module]:
+    """Return, for each 3x3 layer, the module whose output is its response.
+
+    That is the layer's batch norm, as `bn2` is that of `conv2`. In a block with pre-activation, the
+    batch norm before a layer has that name, and the last layer has none after it; there, and in
+    nets without batch norm, it is the convolution itself.
+    """
+    modules: dict[str, nn.Module] = {}
+    for (name, layer), (next_name, following) in pairwise(net.named_modules()):
+        if not isinstance(layer, nn.Conv2d) or layer.kernel_size != (3, 3):
+            continue
+        # The layers of a VGG net have numbers, and run in their order.
+        in_order = isinstance(net.get_submodule(name.rpartition(".")[0]), nn.Sequential)
+        is_own = in_order or next_name == name.replace("conv", "bn")
+        modules[name] = following if is_own and isinstance(following, _BatchNorm) else layer
+    return modules
 
 
 @contextmanager
@@ -100,7 +108,7 @@ def record_responses(net: nn.Module) -> Iterator[dict[str, float]]:
     """Fill a dict with the standard deviation of each 3x3 layer's response to the next batch.
 
     The response is the output after batch norm, before ReLU and addition, over all images, channels
-    and pixels (Fig. 7 does not say over what).
+    and pixels (Fig. 7 does not say over what); see `responding_modules` for other nets.
     """
     stds: dict[str, Tensor] = {}
     responses: dict[str, float] = {}
@@ -109,8 +117,8 @@ def record_responses(net: nn.Module) -> Iterator[dict[str, float]]:
         stds[name] = response.detach().float().std()
 
     hooks = [
-        norm.register_forward_hook(lambda _, __, response, name=name: measure(name, response))
-        for name, norm in batch_norms_of_3x3_layers(net).items()
+        module.register_forward_hook(lambda _, __, response, name=name: measure(name, response))
+        for name, module in responding_modules(net).items()
     ]
     try:
         yield responses

@@ -8,7 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.models.complexity import weighted_layers
+from src.models.preact_resnet import preact_resnet, preact_resnet_bottleneck
 from src.models.resnet import plain, resnet, resnet_imagenet
+from src.models.vgg import VGG
 from src.tables import read_csv
 from src.training.callbacks.base import RunCallback
 from src.training.callbacks.layer_stats import gradient_norms, record_responses, weight_norms
@@ -17,6 +19,8 @@ NETS = {
     "plain8": (lambda: plain(1, 10, "fan_in"), 7),
     "resnet8": (lambda: resnet(1, "B", 10, "fan_in"), 7),
     "resnet50": (lambda: resnet_imagenet(50, "B", True, 1, 64, (), False, 10, "fan_in"), 16),
+    "preactivation8": (lambda: preact_resnet(1, "B", 10, "fan_in"), 7),
+    "preactivation11": (lambda: preact_resnet_bottleneck(1, "B", 10, "fan_in"), 4),
 }
 
 
@@ -55,6 +59,32 @@ def test_a_response_is_measured_after_batch_norm_and_before_addition_and_relu():
     assert responses["conv1"] == pytest.approx(net.bn1(net.conv1(images)).std().item())
     assert responses["layer1.0.conv1"] == pytest.approx(first.std().item())
     assert responses["layer1.0.conv2"] == pytest.approx(second.std().item())
+
+
+def test_the_responses_of_a_pre_activation_block_are_the_outputs_of_its_convolutions():
+    net = preact_resnet(1, "A", 10, "fan_in").eval()
+    images = torch.randn(8, 3, 8, 8)
+    with record_responses(net) as responses:
+        net(images)
+    block = net.layer1[0]
+    stem = net.bn1(net.conv1(images))
+    first = block.conv1(F.relu(stem))
+    second = block.conv2(F.relu(block.bn2(first)))
+    assert responses["conv1"] == pytest.approx(stem.std().item())
+    assert responses["layer1.0.conv1"] == pytest.approx(first.std().item())
+    assert responses["layer1.0.conv2"] == pytest.approx(second.std().item())
+
+
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_the_responses_of_a_vgg_net_are_what_its_relus_take(batch_norm):
+    net = VGG([[3], [3, 1]], (2, 3), 4, batch_norm, 0.5, 10, "fan_in").train()
+    images, inputs = torch.randn(2, 3, 28, 28), []
+    for module in net.features:
+        if isinstance(module, nn.ReLU):
+            module.register_forward_pre_hook(lambda _, args: inputs.append(args[0].std().item()))
+    with record_responses(net) as responses:
+        net(images)
+    assert [*responses.values()] == pytest.approx(inputs[:2])  # the third layer is 1x1
 
 
 def test_an_error_leaves_no_hook_on_the_net():

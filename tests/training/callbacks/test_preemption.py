@@ -90,7 +90,7 @@ def test_a_run_that_receives_a_signal_saves_at_the_next_iteration_and_resumes_bi
 
 
 def test_a_run_that_receives_a_signal_in_its_last_evaluation_finishes(find):
-    run_dir = find(*TINY)
+    run_dir = find(*TINY, "trainer.precision=32-true")
     train.run(run_dir, [send_signal(signal.SIGTERM, "on_validation_start", 8)])
     assert run_dir.summary["iterations"] == 8
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
