@@ -1,7 +1,6 @@
-"""The color of a net in figures, page and W&B: its hue says the family, its shade the depth."""
+"""The color of a curve in figures, page and W&B: its hue is the family, its shade the depth."""
 
 import colorsys
-from collections.abc import Iterable
 
 # Hues of Okabe and Ito's palette for color-blind readers, in degrees.
 HUES = {"plain": 27, "residual": 202, "highway": 164, "preactivation": 327, "vgg": 56}
@@ -10,25 +9,15 @@ OTHER_HUE = 265
 LIGHTEST, DARKEST = 0.68, 0.24
 SATURATION = 0.85
 
-Net = tuple[str, int]
 
-
-def net_colors(nets: Iterable[Net]) -> dict[Net, str]:
-    """Return a color for each net, as #rrggbb; equal depths have equal shades in all families.
+def family_color(family: str, depth: float = 0.5) -> str:
+    """Return a color as #rrggbb.
 
     Args:
-        nets: (family, depth) of all nets that are compared with each other.
+        family: Gives the hue.
+        depth: Gives the shade, from 0 for the shallowest of the nets that are compared to 1 for the
+            deepest; by default between both, for what belongs to all depths.
     """
-    nets = set(nets)
-    # By rank: by value, 20 and 110 layers would look alike where 1202 are shown.
-    depths = sorted({depth for _, depth in nets})
-    step = (LIGHTEST - DARKEST) / max(1, len(depths) - 1)
-    return {
-        (family, depth): _hex(family, LIGHTEST - step * depths.index(depth))
-        for family, depth in nets
-    }
-
-
-def _hex(family: str, lightness: float) -> str:
+    lightness = LIGHTEST + (DARKEST - LIGHTEST) * depth
     channels = colorsys.hls_to_rgb(HUES.get(family, OTHER_HUE) / 360, lightness, SATURATION)
     return "#" + "".join(f"{round(255 * channel):02x}" for channel in channels)

@@ -8,9 +8,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces.internal import get_view_dict
 
-from src.report.colors import net_colors
 from src.report.comparison import group_by
-from src.report.figures import error_limit
+from src.report.figures import error_limit, styles
 from src.report.results import CURVES, Run
 from src.runs.naming import curve_name
 from src.runs.run_dir import RunDir
@@ -64,10 +63,9 @@ def group_colors(runs: Sequence[Run]) -> dict[object, object]:
     """Return the color of each group of runs, which is that of the figures and of the page."""
     colors: dict[object, object] = {}  # as wandb-workspaces annotates it
     for data, members in group_by(runs, lambda run: run.row["data"]).items():
-        nets = net_colors((run.row["family"], run.row["depth"]) for run in members)
-        for run in members:
+        for run, style in zip(members, styles(members), strict=True):
             curve = curve_name(RunDir(run.path, run.config).key)
-            colors[ws.GroupPath(data, curve)] = nets[run.row["family"], run.row["depth"]]
+            colors[ws.GroupPath(data, curve)] = style.color
     return colors
 
 

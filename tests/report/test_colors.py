@@ -1,23 +1,24 @@
 import colorsys
 
-from src.report.colors import net_colors
+import pytest
+
+from src.report.colors import family_color
 
 
-def hls(color):
-    return colorsys.rgb_to_hls(*(int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+def hue_and_lightness(color):
+    channels = (int(color[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return colorsys.rgb_to_hls(*channels)[:2]
 
 
-def test_a_family_has_one_hue_and_a_depth_one_shade():
-    nets = [(family, depth) for family in ("plain", "residual") for depth in (20, 56, 1202)]
-    colors = {net: hls(color) for net, color in net_colors(nets).items()}
-    hues = {family: {round(colors[family, d][0], 1) for d in (20, 56, 1202)} for family, _ in nets}
-    assert hues == {"plain": {0.1}, "residual": {0.6}}
-    shades = [[colors[family, d][1] for d in (20, 56, 1202)] for family in ("plain", "residual")]
-    assert shades[0] == sorted(shades[0], reverse=True)
-    assert [round(shade, 2) for shade in shades[0]] == [round(shade, 2) for shade in shades[1]]
+@pytest.mark.parametrize("family", ["plain", "residual", "a family of the user's own"])
+def test_a_family_has_one_hue_and_deeper_nets_are_darker(family):
+    colors = [hue_and_lightness(family_color(family, depth)) for depth in (0, 0.5, 1)]
+    hues, lightness = zip(*colors, strict=True)
+    assert max(hues) - min(hues) < 0.01
+    assert lightness == pytest.approx((0.68, 0.46, 0.24), abs=0.005)
 
 
-def test_a_single_net_of_an_unknown_family_has_a_color():
-    (color,) = net_colors([("mlp", 3)]).values()
-    assert color.startswith("#")
-    assert len(color) == 7
+def test_plain_and_residual_nets_differ_in_hue():
+    plain, residual = (hue_and_lightness(family_color(f)) for f in ("plain", "residual"))
+    assert abs(plain[0] - residual[0]) > 0.3
+    assert plain[1] == pytest.approx(residual[1], abs=0.005)

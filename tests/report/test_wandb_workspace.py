@@ -4,9 +4,10 @@ import socket
 import pytest
 from run_dirs import make_config, write_run
 
-from src.report.colors import net_colors
+from src.report.figures import styles
 from src.report.results import read_runs
 from src.report.wandb_workspace import GROUP_BY, make_workspace, save_workspace
+from src.runs.naming import run_name
 from src.runs.run_dir import RunDir
 from src.training.wandb_init import flat_config
 
@@ -19,9 +20,14 @@ ERRORS = [(10.0, 20.0)] * 8
 def runs(tmp_path):
     """Two nets of 20 layers, one of them with two seeds, and a short run of one of these nets."""
     short = make_config("plain", recipe__iterations=2000)
-    for config in (make_config("plain"), make_config("resnet"), make_config("resnet", seed=1)):
-        write_run(tmp_path, config, ERRORS, final=(10.0, 20.0))
-    write_run(tmp_path, short, ERRORS, final=(10.0, 20.0), name="short")
+    for config in (
+        make_config("plain"),
+        make_config("resnet"),
+        make_config("resnet", seed=1),
+        short,
+    ):
+        name = run_name(RunDir(tmp_path, config).key)
+        write_run(tmp_path, config, ERRORS, final=(10.0, 20.0), name=name)
     return read_runs([tmp_path])[0]
 
 
@@ -76,15 +82,14 @@ def leaves(filters):
     return [leaf for part in inner for leaf in leaves(part)] if inner else [filters]
 
 
-def test_a_group_has_the_color_of_its_net_and_its_seeds_are_one_group(runs):
+def test_a_group_has_the_color_of_the_figures_and_its_seeds_are_one_group(runs):
     workspace = make_workspace("deep", "us", runs)
     colors = {tuple(path): c for path, c in workspace.runset_settings.group_colors.items()}
-    nets = net_colors([("plain", 20), ("residual", 20)])
     assert colors == {
-        ("cifar10", "plain20-val_images0"): nets["plain", 20],
-        ("cifar10", "plain20-val_images0-iterations2000"): nets["plain", 20],
-        ("cifar10", "resnet20-val_images0"): nets["residual", 20],
+        ("cifar10", run.path.name.removesuffix(f"-s{run.row['seed']}")): style.color
+        for run, style in zip(runs, styles(runs), strict=True)
     }
+    assert len(colors) == len(set(colors.values())) == 3
     assert sorted(spec_of(workspace)["customRunColors"].values()) == sorted(colors.values())
 
 
