@@ -166,6 +166,6 @@ def test_targets_are_found_at_every_depth():
 def test_only_code_that_the_config_files_name_is_called_for_a_run_directory(find):
     check_targets(find("data=imagenet", "model=vgg16").config, Path("run"))
     with pytest.raises(ValueError, match="run/config.yaml calls a.b, which is not allowed"):
-        check_targets(TARGETS, Path("run"))
+        check_targets(TARGETS, Path("run/config.yaml"))
     with pytest.raises(ValueError, match="calls c, which is not allowed"):
         check_targets({"model": {}, "data": TARGETS["model"]["parts"][0]}, Path("run"))
