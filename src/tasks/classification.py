@@ -1,5 +1,6 @@
 """Image classification: the LightningModule, its loss, its metrics and its learning rate."""
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -76,6 +77,12 @@ class ErrorMeter(Metric):
         """Return the sums over all processes: loss, top-1 errors, top-5 errors, images."""
         hits, images = self.hits.tolist(), self.images.item()
         return self.loss.item(), int(images - hits[0]), int(images - sum(hits)), int(images)
+
+
+def with_fixed_signature(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """Note the signature of a hook, which Lightning would otherwise work out in each iteration."""
+    hook.__signature__ = inspect.signature(hook)  # type: ignore[attr-defined]
+    return hook
 
 
 class Classifier(LightningModule):
@@ -163,6 +170,7 @@ class Classifier(LightningModule):
     def on_validation_model_zero_grad(self) -> None:
         """Keep the gradients: LayerStats measures them, and a captured step owns their memory."""
 
+    @with_fixed_signature
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor | None:
         """Return the loss of a batch."""
         return self.measure(self.train_meter, self.augment(*batch))

@@ -9,7 +9,7 @@ from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
-from src.tasks.classification import Classifier
+from src.tasks.classification import Classifier, with_fixed_signature
 
 MODES = ("auto", "none", "cudagraph", "inductor", "inductor+cudagraph")
 
@@ -134,6 +134,7 @@ class CapturedStepClassifier(Classifier):
         for group in self.optimizer.param_groups:
             group["lr"].fill_(lr)
 
+    @with_fixed_signature
     def training_step(self, batch: tuple[Tensor, ...], _: int) -> None:
         """Train on a batch; no loss is returned, so Lightning runs no backward pass of its own."""
         self.step(*batch)
