@@ -54,7 +54,10 @@ def is_distributed(trainer: dict[str, Any]) -> bool:
 
 
 class LostProcessTimeout(RunCallback):
-    """Waits no longer than `LOST_PROCESS_TIMEOUT` for a rank once all have started."""
+    """Waits no longer than `LOST_PROCESS_TIMEOUT` for a rank once all have started.
+
+    Comes last among the callbacks: rank 0 may take long to start W&B.
+    """
 
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         """Shorten the timeout of the process group, unless it is NCCL's.
@@ -62,6 +65,7 @@ class LostProcessTimeout(RunCallback):
         When NCCL's time is over, it kills this process without a message. It keeps the long
         timeout, and the gloo group of `Preemption` finds a lost rank first.
         """
+        trainer.strategy.barrier()
         set_gloo_timeout(trainer, LOST_PROCESS_TIMEOUT)
 
 
@@ -76,7 +80,7 @@ def set_gloo_timeout(trainer: Trainer, timeout: timedelta) -> None:
 
 @contextmanager
 def rank_zero_works(trainer: Trainer) -> Iterator[None]:
-    """Wait long at the barrier at which the block ends: rank 0 does something slow alone."""
+    """Wait long for rank 0 within the block, or before it: it does something slow alone."""
     set_gloo_timeout(trainer, START_TIMEOUT)
     yield
     set_gloo_timeout(trainer, LOST_PROCESS_TIMEOUT)

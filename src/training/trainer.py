@@ -54,7 +54,6 @@ class RunCallbacks:
         self.ordered = [
             self.stopwatch,
             preemption,
-            LostProcessTimeout(),
             self.metrics,
             PreciseBN(batches, intervals, self.stopwatch),
             LayerStats(run_dir, intervals),
@@ -62,6 +61,7 @@ class RunCallbacks:
             Progress(run_dir, self.metrics, checkpointing),
             nan_guard,
             checkpointing,
+            LostProcessTimeout(),
         ]
 
 

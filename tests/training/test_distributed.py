@@ -36,6 +36,7 @@ from src import train
 from src.config import CONF, compose_config
 from src.evaluation.evaluator import evaluate
 from src.training.callbacks.preemption import Preemption
+from src.training.callbacks.wandb import WandbRun
 from src.training.distributed import (
     LOST_PROCESS_TIMEOUT,
     START_TIMEOUT,
@@ -47,6 +48,7 @@ from src.training.distributed import (
     rank_zero_works,
 )
 from src.training.intervals import Intervals
+from src.training.trainer import RunCallbacks
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
 BATCH = 126  # a multiple of 2 and of 3
@@ -331,7 +333,11 @@ def test_once_all_ranks_have_started_a_lost_one_is_noticed_within_a_minute(tmp_p
         group = distributed_c10d._get_default_group()
         backend = group._get_backend(torch.device("cpu"))
         assert backend.options._timeout == START_TIMEOUT
-        LostProcessTimeout().on_train_start(SimpleNamespace(world_size=2))
+        timeouts = []  # at the barrier at which the others wait for what rank 0 starts alone
+        strategy = SimpleNamespace(barrier=lambda: timeouts.append(backend.options._timeout))
+        two_ranks = SimpleNamespace(world_size=2, strategy=strategy)
+        LostProcessTimeout().on_train_start(two_ranks)
+        assert timeouts == [START_TIMEOUT]
         assert backend.options._timeout == LOST_PROCESS_TIMEOUT
     finally:
         distributed.destroy_process_group()
@@ -353,11 +359,17 @@ def timeouts(monkeypatch):
 def test_nccl_keeps_its_long_timeout(timeouts):
     """When that is over, NCCL's watchdog kills the process without a message."""
     recorded = timeouts("nccl")
-    two_ranks = SimpleNamespace(world_size=2)
+    two_ranks = SimpleNamespace(world_size=2, strategy=SimpleNamespace(barrier=lambda: None))
     LostProcessTimeout().on_train_start(two_ranks)
     with rank_zero_works(two_ranks):
         pass
     assert recorded == []
+
+
+def test_the_timeout_is_shortened_after_all_other_callbacks_have_started(find):
+    callbacks = RunCallbacks(find("logger=wandb"), "test").ordered
+    assert isinstance(callbacks[-1], LostProcessTimeout)
+    assert any(isinstance(callback, WandbRun) for callback in callbacks)
 
 
 def test_what_rank_0_does_alone_may_take_as_long_as_the_start(timeouts):

@@ -20,7 +20,7 @@ class Checkpointing(RunCallback):
     have passed since the one before. The last iteration, and the one at which a signal ends the
     run, are always saved.
 
-    Comes last among the callbacks: everything that belongs to an iteration is written before its
+    Comes after all that write: everything that belongs to an iteration is written before its
     checkpoint. Lightning's ModelCheckpoint is not used: its `last.ckpt` is not always the last, and
     it does not save at the end.
 
@@ -50,12 +50,15 @@ class Checkpointing(RunCallback):
     def _save_if_due(self, trainer: Trainer) -> None:
         iteration = trainer.global_step
         must = self.preemption.agreed_signal or self.intervals.is_last(iteration)
-        if must or (self.intervals.may_save(iteration) and self._enough_time_passed(trainer)):
-            with rank_zero_works(trainer):
+        if not must and not self.intervals.may_save(iteration):
+            return
+        # After an evaluation rank 0 may just have tried to reach W&B.
+        with rank_zero_works(trainer):
+            if must or self._enough_time_passed(trainer):
                 if trainer.is_global_zero:
                     self.run_dir.sync_csvs()  # a checkpoint relies on the rows before it
                 trainer.save_checkpoint(self.run_dir.last_checkpoint, weights_only=False)
-            self.saved_at = time.monotonic()
+                self.saved_at = time.monotonic()
 
     def _enough_time_passed(self, trainer: Trainer) -> bool:
         """Return the same answer on all ranks, whose clocks differ."""
