@@ -70,6 +70,7 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     usual = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
     values, defaults = to_dict(config), to_dict(usual)
     _check_values(values, defaults)
+    _set_num_classes(values, defaults["model"])
 
     # There always is an n, so only the command line tells whether somebody asked for one.
     n_is_set = any(override.startswith("n=") for override in hydra_config.overrides.task)
@@ -79,6 +80,25 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
             "model=plain, resnet, highway or preactivation"
         )
     return {"choices": choices, **values}, {"choices": choices, **defaults}
+
+
+def _set_num_classes(values: dict[str, Any], default_model: dict[str, Any]) -> None:
+    """Give the net as many outputs as the data have classes, if their config says how many.
+
+    A `model.num_classes` other than that of the config file of the net stays.
+    """
+    data, model = values["data"], values["model"]
+    if data.get("num_classes", 0) is None:  # data=images: as many as its directory has
+        from src.data.image_folder import class_names  # imports NumPy
+
+        if data["root"] is None:
+            raise ValueError("data=images needs data.root=DIRECTORY, the directory of your images")
+        root = Path(data["root"])
+        # The root is part of the run's name: the same one for pets, pets/ and ./pets.
+        data |= {"root": str(root), "num_classes": len(class_names(root))}
+    # Not every net has the key; of data without it, the net's own default fits.
+    if "num_classes" in data and model.get("num_classes") == default_model.get("num_classes", 0):
+        model["num_classes"] = data["num_classes"]
 
 
 def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:

@@ -34,6 +34,7 @@ if find_spec("sklearn") is None:
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR10_FILES = ROOT / "data" / "cifar-10-batches-py"
+MNIST_FILES = ROOT / "data" / "MNIST" / "raw"
 
 # Eight iterations of the smallest net, for tests in which the result does not matter.
 TINY = [
@@ -77,6 +78,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     missing = {}
     if not CIFAR10_FILES.exists():
         missing["cifar10"] = f"CIFAR-10 is not in {CIFAR10_FILES}"
+    if not MNIST_FILES.exists():
+        missing["mnist"] = f"MNIST is not in {MNIST_FILES}"
     if not torch.cuda.is_available():
         missing["gpu"] = "there is no GPU"
     for item in items:

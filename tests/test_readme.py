@@ -20,7 +20,8 @@ PAGES = [
     *sorted((ROOT / "conf" / "experiment").glob("*.yaml")),
     *sorted((ROOT / "conf" / "model").glob("*.yaml")),
 ]
-PLACEHOLDERS = {"DIRECTORY": "x", "NAME": "fig6", "FILE": "x", "N": "8"}
+# Any directory with folders in it can be one of images.
+PLACEHOLDERS = {"DIRECTORY": str(ROOT / "conf"), "NAME": "fig6", "FILE": "x", "N": "8"}
 
 
 def commands(page):

@@ -1,6 +1,7 @@
 """Images in folders: `train/<wnid>/*.JPEG` and `val/<wnid>/*.JPEG`, or a flat `val/` with a list.
 
 The list of classes is `val.txt`, or the ground truth in ImageNet's devkit, an archive next to val/.
+Without torch, as configs are composed before it is imported, and need the classes of data=images.
 """
 
 import os
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+TEST_FOLDERS = ("test", "val")  # of data=images: the first one that exists has the test images
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 LINE_FORMAT = (
     "one line for each image, as ILSVRC2012_val_00000001.JPEG n01751748 "
@@ -54,25 +56,61 @@ def read_folders(root: Path) -> tuple[ImageFiles, ImageFiles]:
                 "that holds train/<wnid>/*.JPEG and val/, or shards (*train*.tar and *val*.tar)"
             )
 
-    wnids, val_wnids = _subfolders(train), _subfolders(val)
+    wnids, val_wnids = subfolders(train), subfolders(val)
     if not wnids:
         raise FileNotFoundError(
             f"{train} has no folder in it: it needs one for each class, as n01440764"
         )
-    unknown = sorted(set(val_wnids) - set(wnids))
-    if unknown:
-        raise ValueError(
-            f"{val} has {len(unknown)} classes that {train} does not have "
-            f"({unknown[0]}, ...): use train/ and val/ of the same dataset"
-        )
+    check_known_classes(val, val_wnids, train, wnids)
 
     # val/ may lack a class, so its labels are those of train/.
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    labels = _labels_by_class(val, val_wnids, label_of) or _labels_by_list(val, label_of)
-    return ImageFiles(train, _labels_by_class(train, wnids, label_of)), ImageFiles(val, labels)
+    labels = labels_by_class(val, val_wnids, label_of) or _labels_by_list(val, label_of)
+    return ImageFiles(train, labels_by_class(train, wnids, label_of)), ImageFiles(val, labels)
 
 
-def _subfolders(path: Path) -> list[str]:
+def check_known_classes(test: Path, test_names: list[str], train: Path, names: list[str]) -> None:
+    """Check that a folder of test images has no class that the training images do not have.
+
+    Raises:
+        ValueError: It has.
+    """
+    unknown = sorted(set(test_names) - set(names))
+    if unknown:
+        raise ValueError(
+            f"{test} has {len(unknown)} classes that {train} does not have "
+            f"({unknown[0]}, ...): use train/ and {test.name}/ of the same dataset"
+        )
+
+
+def train_folder(root: Path) -> Path:
+    """Return the folder of the training images of data=images: train/, or `root` without one."""
+    return root / "train" if (root / "train").is_dir() else root
+
+
+def class_names(root: Path) -> list[str]:
+    """Return the classes of data=images, which are the sorted folders of its training images.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, or no classes in it.
+        ValueError: If there is only one class.
+    """
+    folder = train_folder(root)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder data.root={root}: set it to your images")
+    names = subfolders(folder)
+    if not set(names) - {*TEST_FOLDERS}:
+        raise FileNotFoundError(
+            f"there are no training images in {folder}: it needs one folder for each class with "
+            "the images in it, or such folders in train/ and test/"
+        )
+    if len(names) == 1:
+        raise ValueError(f"{folder} has one class only, {names[0]}: a net needs at least two")
+    return names
+
+
+def subfolders(path: Path) -> list[str]:
+    """Return the sorted names of the folders in one, without hidden ones."""
     # scandir knows which entries are folders without a further look at each of 50,000 images.
     entries = os.scandir(path)
     return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
@@ -82,7 +120,7 @@ def _files(path: Path) -> list[str]:
     return sorted(entry.name for entry in os.scandir(path) if not entry.name.startswith("."))
 
 
-def _labels_by_class(folder: Path, wnids: list[str], label_of: dict[str, int]) -> dict[str, int]:
+def labels_by_class(folder: Path, wnids: list[str], label_of: dict[str, int]) -> dict[str, int]:
     """Return the label of each image, by its path in `folder`; each class has a directory."""
     labels: dict[str, int] = {}
     for wnid in wnids:

@@ -31,7 +31,10 @@ def decode_image(file: np.ndarray) -> Tensor:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # corrupt EXIF, unusual palettes
-            pixels = np.array(Image.open(io.BytesIO(file.data)).convert("RGB"))
+            image: Image.Image = Image.open(io.BytesIO(file.data))
+            if image.mode.startswith("I"):  # 16-bit gray, which Pillow would clip at 255
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            pixels = np.array(image.convert("RGB"))
     except Image.UnidentifiedImageError:
         raise ValueError("is not an image") from None
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others

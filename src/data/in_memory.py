@@ -39,6 +39,7 @@ class ImagesInMemory(ImageDataModule):
         seed: Seed of the run.
         batch_size: Images per iteration over all processes; needed for training only.
         iterations: Length of the run; needed for training only.
+        num_classes: Number of classes, as the net has outputs; None leaves that to the net.
 
     Raises:
         ValueError: If `normalization` is neither of its values.
@@ -55,12 +56,13 @@ class ImagesInMemory(ImageDataModule):
         seed: int,
         batch_size: int | None = None,
         iterations: int | None = None,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__(val_images, seed, batch_size, iterations)
         if normalization not in ("pixel", "channel"):
             raise ValueError(f"data.normalization={normalization} is not one of pixel, channel")
         self.normalization = normalization
-        self.padding, self.flip = padding, flip
+        self.padding, self.flip, self.num_classes = padding, flip, num_classes
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images and labels
 
     @abstractmethod
@@ -76,13 +78,20 @@ class ImagesInMemory(ImageDataModule):
         """Read and split the images, once.
 
         Raises:
-            ValueError: If no image is left for training, or the batch does not divide among the
-                processes.
+            ValueError: If no image is left for training, the batch does not divide among the
+                processes, or there are not as many classes as the config says.
         """
         if self.splits:
             return  # Lightning calls it for fit and for test
         check_batch_divides(self.batch_size, rank_and_world_size(self.trainer)[1])
         images, labels, test_images, test_labels = self.read()
+        classes = 1 + int(max(labels.max(), test_labels.max()))
+        # More outputs than classes would do harm as well: the name of a run does not tell them.
+        if self.num_classes not in (None, classes):
+            raise ValueError(
+                f"data.num_classes={self.num_classes}, but the labels are of {classes} classes: "
+                f"set data.num_classes={classes}"
+            )
         self.image_shape = (3, *images.shape[1:3])
         # Stored in checkpoints: a run must not resume on other images.
         self.fingerprint = fingerprint(images, labels, test_images, test_labels)

@@ -70,7 +70,8 @@ def file_defaults(group: str, name: str) -> dict[str, Any]:
     inherited: dict[str, Any] = {}
     for base in own.pop("defaults", []):
         inherited |= file_defaults(group, base)
-    return inherited | {k: v for k, v in flatten({group: own}).items() if "${" not in str(v)}
+    flat = flatten(own, f"{group}.")
+    return inherited | {key: value for key, value in flat.items() if "${" not in str(value)}
 
 
 def defaults_of(choices: dict[str, Any]) -> dict[str, Any]:

@@ -7,17 +7,21 @@ from src.runs.config_files import flatten, with_present_names, without_implied_t
 
 # Where, how fast and in how much memory a run is executed is not part of its identity; precision
 # is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
-# `data` and `recipe`.
+# `data` and `recipe`. How many classes there are follows from the data.
 EXECUTION_KEYS = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)"
-    r"|data\.(root|download|num_workers)|logger.*|output_dir"
+    r"|data\.(root|download|num_workers|num_classes)|logger.*|output_dir"
     r"|activation_checkpointing|checkpoint_seconds|compile|protocol|sweep\..*|choices\..*|n"
 )
 
 
 def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
     """Return the flat keys of a config that can change a run's result."""
-    return {k: v for k, v in flatten(config).items() if not EXECUTION_KEYS.fullmatch(k)}
+    flat = flatten(config)
+    kept = {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
+    # data=images is whatever its directory holds; other data are the same wherever they are.
+    of_directory = flat.get("choices.data") == "images"
+    return kept | ({"data.root": flat["data.root"]} if of_directory else {})
 
 
 def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
@@ -38,7 +42,8 @@ def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
         # model=resnet n=9 is named resnet56, as model=resnet56 is, so the name already has the n.
         in_name = name == "model.n" and net != choices["model"]
         is_default = name in defaults and defaults[name] == value
-        if not in_name and not is_default:
+        is_implied = name == "model.num_classes" and value == config["data"].get("num_classes")
+        if not (in_name or is_default or is_implied):
             key[name] = value  # the seed, if it is not the default, stays in its place
     return key
 
