@@ -4,9 +4,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import NamedTuple
 
 from src.report.comparison import DEPTH, NET, PAPER_DATA, group_by, join, paper_result
-from src.report.results import Run, group_runs
+from src.report.results import FIRST_FAMILIES, Run, group_runs
 from src.tables import Row, markdown_table, read_csv
 
 SPEED = ("net", "subject", "precision", "value", "unit", "src.train / this")
@@ -95,6 +96,17 @@ def format_paper_result(paper: Row) -> str:
     return f"{paper['error']:.2f}{std}{best}{top5} ({paper['where']})"
 
 
+class DepthEffect(NamedTuple):
+    """What depth does to one kind of nets: their family with its shortcut and other settings.
+
+    `increase` is by how much the training error of the deepest is above that of the shallowest.
+    """
+
+    family: str
+    increase: float
+    sentence: str
+
+
 def degradation(runs: Sequence[Run]) -> list[str]:
     """Compare the training errors of the deepest and the shallowest nets (Sec. 1, 4.2).
 
@@ -105,35 +117,66 @@ def degradation(runs: Sequence[Run]) -> list[str]:
         A sentence for each data set and way of training, over all families of nets. The nets
         that are compared differ in nothing but their depth.
     """
+    return [
+        f"{setting}: {'; '.join(effect.sentence for effect in effects)}"
+        for setting, effects in _depth_effects(runs).items()
+    ]
+
+
+def claim(runs: Sequence[Run]) -> list[str]:
+    """Say what these runs show of the paper's claim, a sentence as for `degradation`."""
+    return [f"{setting}: {_verdict(effects)}" for setting, effects in _depth_effects(runs).items()]
+
+
+def _verdict(effects: Sequence[DepthEffect]) -> str:
+    """Return the strongest sentence that all these kinds of nets bear out."""
+    plain, residual = (
+        [effect.increase for effect in effects if effect.family == family]
+        for family in FIRST_FAMILIES
+    )
+    if not plain or not residual:
+        return "no comparison of plain with residual nets: that takes two depths of each"
+    if min(plain) > 0 >= max(residual):
+        return "depth makes plain nets train worse, residual nets not, as the paper claims"
+    if min(plain) > max(residual) > 0:
+        some = "" if min(residual) > 0 else "some "
+        return f"depth makes {some}residual nets train worse, too, but less than plain nets"
+    return "these nets do not show that depth makes plain nets train worse and residual nets not"
+
+
+def _depth_effects(runs: Sequence[Run]) -> dict[str, list[DepthEffect]]:
+    """Return what depth does in each setting, by its name such as `cifar10 (iterations 2000)`."""
     finished = [run for run in runs if run.finished]
-    sentences = []
+    settings = {}
     # The setting says nothing of `model`: what the nets differ in is said of each kind.
     for setting, nets in group_runs(finished, ignore=NET, keys=r"(?!model\.).*"):
-        # A kind is a family with its shortcut and other settings of the net.
         kinds = group_runs(nets, ignore=DEPTH, keys=r"model\..*")
-        sentence = "; ".join(filter(None, (_compare_depths(kind, label) for label, kind in kinds)))
-        if sentence:
+        compared = (_compare_depths(kind, label) for label, kind in kinds)
+        effects = [effect for effect in compared if effect]
+        if effects:
             data = nets[0].row["data"]
-            sentences.append(f"{f'{data} ({setting})' if setting else data}: {sentence}")
-    return sentences
+            settings[f"{data} ({setting})" if setting else data] = effects
+    return settings
 
 
-def _compare_depths(runs: Sequence[Run], label: str) -> str:
-    """Compare the deepest with the shallowest of some runs; empty if all have one depth."""
+def _compare_depths(runs: Sequence[Run], label: str) -> DepthEffect | None:
+    """Compare the deepest with the shallowest of some runs; None if all have one depth."""
     by_depth = group_by(runs, lambda run: run.row["depth"])
     if len(by_depth) == 1:
-        return ""
+        return None
     depths = (max(by_depth), min(by_depth))
     deep, shallow = ([run.row["train_error"] for run in by_depth[depth]] for depth in depths)
-    # Of the training error: that it rises with depth is what the paper calls degradation.
-    increase = mean(deep) - mean(shallow)
+    # Of the training error: that it rises with depth is what the paper calls degradation. Of the
+    # rounded errors: the sentence must not contradict the table that has these.
+    increase = round(round(mean(deep), 2) - round(mean(shallow), 2), 2)
     sign = ">" if increase > 0 else "<" if increase < 0 else "="
     verdict = f"degradation by {increase:.2f} points" if increase > 0 else "no degradation"
-    name = join(runs[0].row["family"], label)
-    return (
-        f"{name}: {depths[0]} layers {mean_std(deep, '%')} {sign} {depths[1]} layers "
-        f"{mean_std(shallow, '%')} (training error), {verdict}"
+    family = runs[0].row["family"]
+    sentence = (
+        f"{join(family, label)}: {depths[0]} layers {mean_std(deep, '%')} {sign} {depths[1]} "
+        f"layers {mean_std(shallow, '%')} (training error), {verdict}"
     )
+    return DepthEffect(family, increase, sentence)
 
 
 def speed_table(rows: Sequence[Row]) -> str:
