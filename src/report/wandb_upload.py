@@ -30,6 +30,8 @@ def send_to_wandb(
         entity: In place of the entities in the run directories.
     """
     finished = [(run, RunDir(run.path, run.config)) for run in runs if run.finished]
+    if not finished:
+        return
     mode, reason = choose_mode()
     if mode != "online":
         names = {"--project": project, "--entity": entity}

@@ -120,6 +120,7 @@ def test_offline_runs_are_stored_once_with_their_results(write):
 
 
 def test_offline_one_message_has_the_command_to_run_later(write, send, capsys):
+    send()  # nothing, so nothing is left for later
     run_dir = write()
     write("resnet", project="a b")
     send(entity="team")

@@ -95,7 +95,8 @@ def test_a_sweep_with_a_failed_run_saves_what_compares_the_others(
 @pytest.mark.slow
 @pytest.mark.usefixtures("wandb_user")
 def test_a_sweep_in_wandb_ends_with_its_workspace_study_and_report(capsys, tmp_path, server):
-    overrides = ["-m", *TINY, "model=plain,resnet", "logger=wandb", f"output_dir={tmp_path}"]
+    nets = ["trainer.precision=32-true", "model=plain,resnet"]
+    overrides = ["-m", *TINY, *nets, "logger=wandb", f"output_dir={tmp_path}"]
     done = call_here(capsys, *overrides)
     assert done.returncode == 0, done.stderr
     assert sorted(run["jobType"] for run in server.runs.values()) == ["study", "train", "train"]
