@@ -1,11 +1,12 @@
 .DEFAULT_GOAL := help
 python := .venv/bin/python
+LOGGER := csv
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then table and figure (3 minutes)
-	$(python) -m src.train experiment=digits_depth n=3,9 output_dir=demo/runs
+demo: .venv ## train plain and residual nets of 20 and 56 layers on digits, then table and figure (3 minutes); LOGGER=wandb: also in W&B
+	$(python) -m src.train experiment=digits_depth n=3,9 output_dir=demo/runs logger=$(LOGGER)
 	$(python) -m src.report demo/runs/digits -o demo
 
 test: .venv ## run the fast tests, offline

@@ -83,6 +83,14 @@ class DevicesLauncher(SweepLauncher):
 
     run = staticmethod(run_in_sweep)
 
+    def on_sweep_end(self, run_dirs: Sequence[RunDir]) -> None:
+        """Save in W&B what compares the runs, if they are shown there."""
+        shown = [run for run in run_dirs if run.config["logger"]["name"] == "wandb"]
+        if shown and not is_agent_trial():
+            from src.report.wandb_upload import send_sweep
+
+            send_sweep(shown)
+
 
 register_launcher(DevicesLauncher)
 

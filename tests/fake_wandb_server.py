@@ -9,6 +9,7 @@ import re
 import struct
 import threading
 import zlib
+from base64 import b64encode
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
@@ -106,7 +107,9 @@ class FakeServer(ThreadingHTTPServer):
         operations: all GraphQL operations it was asked for, with the run they are about.
         uploads: the content of the files it received, by their path.
         runs: what it received of each run, by the run's id: history, summary, exit code and more.
-        views: the saved workspaces, by their id.
+        views: the saved workspaces and reports, by their id.
+        projects: those that exist.
+        artifacts: what was asked for to create artifacts.
     """
 
     rejects_keys = False
@@ -120,6 +123,8 @@ class FakeServer(ThreadingHTTPServer):
         self.uploads: dict[str, bytes] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.views: dict[str, dict[str, Any]] = {}
+        self.projects: set[str] = set()
+        self.artifacts: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
@@ -151,6 +156,7 @@ class FakeServer(ThreadingHTTPServer):
         project = {"id": "p", "name": given.get("project"), "entity": {"id": "e", "name": entity}}
         if operation == "UpsertBucket":
             new = name not in self.runs
+            self.projects.add(given["project"])
             empty = {"history": [], "summary": {}, "streamed": set(), "exit_code": None}
             run = self.runs.setdefault(name, empty | {"preempting": False})
             kept = ("config", "groupName", "displayName", "tags", "project", "entity", "jobType")
@@ -198,6 +204,8 @@ class FakeServer(ThreadingHTTPServer):
                     "teams": {"edges": []},
                 }
             }
+        if operation == "Runs" and given["project"] not in self.projects:
+            return {"project": None}
         if operation == "Runs":
             filters = json.loads(given["filters"])
             nodes = [
@@ -217,14 +225,32 @@ class FakeServer(ThreadingHTTPServer):
         if operation == "ArtifactType":
             return {"project": None}  # the table of a chart has no artifact yet
         if operation == "CreateArtifact":
+            self.artifacts.append(given.get("input", given))
             latest = {"id": "a", "versionIndex": 0}
             artifact = {"id": "a", "state": "COMMITTED"}  # as if it were there: nothing is sent
             artifact["artifactSequence"] = {"id": "s", "latestArtifact": latest}
             return {"createArtifact": {"artifact": artifact}}
-        if operation == "UpsertView2":
-            view = given | {"id": given.get("id") or f"view {len(self.views)}"}
+        if operation == "GetProjects":
+            none = {"createdAt": "", "isBenchmark": False, "user": None}
+            nodes = [none | {"id": p, "name": p, "entityName": entity} for p in self.projects]
+            edges = [{"node": node} for node in nodes]
+            page = {"endCursor": None, "hasNextPage": False}
+            return {"models": {"edges": edges, "pageInfo": page}}
+        if operation == "CreateProject":
+            self.projects.add(given["input"]["name"])
+            return {"result": {"project": None, "model": None, "inserted": True}}
+        if operation == "ProjectInternalId":
+            exists = given["projectName"] in self.projects
+            return {"project": {"id": "p", "internalId": "1"} if exists else None}
+        if operation in ("UpsertView2", "upsertView"):
+            # In base64, as the part of a report's address that is its id.
+            new_id = b64encode(f"View:{len(self.views)}".encode()).decode()
+            inserted = not given.get("id")
+            view = given | {"id": given["id"] if not inserted else new_id}
             self.views[view["id"]] = view
-            return {"upsertView": {"view": {"id": view["id"], "name": name}, "inserted": True}}
+            return {"upsertView": {"view": view, "inserted": inserted}}
+        if operation == "SpecificReport":
+            return {"view": self.views.get(given["reportId"])}
         if operation == "View":
             found = [
                 view

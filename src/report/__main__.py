@@ -1,15 +1,11 @@
 """Make tables, figures and a page of runs: `python -m src.report runs/cifar10 -o report`."""
 
 import argparse
-import re
 import sys
 from pathlib import Path
 
-from src.report.comparison import group_by
-from src.report.differences import degradation, seed_statistics
-from src.report.results import Run, Skipped, read_runs
-from src.report.results_table import fill_tables, results_table
-from src.tables import write_csv
+from src.report.results import read_runs
+from src.report.results_table import fill_tables
 
 
 def main() -> None:
@@ -27,8 +23,8 @@ def main() -> None:
     parser.add_argument(
         "--wandb",
         action="store_true",
-        help="also send the finished runs to W&B, unless they are there, and save a workspace and "
-        "a study that compare them",
+        help="also send the finished runs to W&B, unless they are there, and save a workspace, a "
+        "study and a report that compare them",
     )
     parser.add_argument("--project", help="of W&B, for all runs (default: each run's own)")
     parser.add_argument("--entity", help="of W&B, for all runs (default: each run's own)")
@@ -53,48 +49,15 @@ def main() -> None:
             print(f"not in the results, {run.state}: {run.path}{error}", file=sys.stderr)
     if not runs:
         sys.exit(f"there is no run in {', '.join(map(str, options.runs))}")
-    write_report(runs, skipped, options.out)
+    # Here, so that --help and --readme do not wait for matplotlib and Plotly.
+    from src.report.report_dir import write_report
+
+    print("\n".join(write_report(runs, skipped, options.out)))
     if options.wandb:
         # Here, as nothing of W&B is imported unless it is asked for.
         from src.report.wandb_upload import send_to_wandb
 
         send_to_wandb(runs, options.project, options.entity)
-
-
-def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
-    """Write tables, figures and the page into `out`, and print the results."""
-    # Here, so that --help and --readme do not wait for matplotlib and Plotly.
-    from src.report.curves import draw_curves
-    from src.report.figures import save_figure
-    from src.report.html import write_page
-    from src.report.layer_plots import draw_gradients, draw_responses
-
-    drawings = {"": draw_curves, "-responses": draw_responses, "-gradients": draw_gradients}
-    out.mkdir(parents=True, exist_ok=True)
-    by_data = group_by(runs, lambda run: run.row["data"])
-    layer_figures: dict[str, list[Path]] = {}
-    for data, members in by_data.items():
-        # The name comes from a config file, which may be a stranger's.
-        name = re.sub(r"[^\w.+-]+", "_", data)
-        layer_figures[data], written = [], []
-        rows = [row for run in members for row in run.evaluations]
-        if rows:
-            write_csv(out / f"{name}.csv", rows)
-            written.append(".csv")
-            print(results_table(rows))
-        for part, draw in drawings.items():
-            figure = draw(members)
-            if figure:
-                svg = save_figure(figure, out / f"{name}{part}")
-                written += [f"{part}.svg", f"{part}.png"]
-                if part:  # the page has curves of its own
-                    layer_figures[data].append(svg)
-        for sentence in [*degradation(members), *seed_statistics(rows)]:
-            print(sentence)
-        if written:
-            print(f"written: {out / name}{', '.join(written)}")
-    write_page(out / "index.html", by_data, skipped, layer_figures)
-    print(f"written: {out / 'index.html'}")
 
 
 if __name__ == "__main__":

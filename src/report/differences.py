@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from src.report.comparison import DEPTH, NET, group_by, group_names, group_seeds, join
 from src.report.confidence import (
@@ -11,7 +11,7 @@ from src.report.confidence import (
     difference_interval,
     format_difference,
 )
-from src.report.results import Run, group_runs
+from src.report.results import FIRST_FAMILIES, Run, group_runs
 from src.tables import Row
 
 Net = tuple[str, Sequence[Row]]  # its name, and the rows of its seeds
@@ -21,6 +21,17 @@ FACTORS = (("family", "shortcut"), ("depth",), ("precision",))
 SETTING = ("iterations", "val_images", "protocol", "departures", "batch_norm_images")
 CENTER = "center"  # the protocol of all rows of older versions
 SEEDS = 5  # of each net, as the paper has for ResNet-110
+
+
+class DepthEffect(NamedTuple):
+    """What depth does to one kind of nets: their family with its shortcut and other settings.
+
+    `increase` is by how much the training error of the deepest is above that of the shallowest.
+    """
+
+    family: str
+    increase: float
+    sentence: str
 
 
 def degradation(runs: Sequence[Run]) -> list[str]:
@@ -33,38 +44,69 @@ def degradation(runs: Sequence[Run]) -> list[str]:
         A sentence for each data set and way of training, over all families of nets. The nets
         that are compared differ in nothing but their depth.
     """
+    return [
+        f"{setting}: {'; '.join(effect.sentence for effect in effects)}"
+        for setting, effects in _depth_effects(runs).items()
+    ]
+
+
+def claim(runs: Sequence[Run]) -> list[str]:
+    """Say what these runs show of the paper's claim, a sentence as for `degradation`."""
+    return [f"{setting}: {_verdict(effects)}" for setting, effects in _depth_effects(runs).items()]
+
+
+def _verdict(effects: Sequence[DepthEffect]) -> str:
+    """Return the strongest sentence that all these kinds of nets bear out."""
+    plain, residual = (
+        [effect.increase for effect in effects if effect.family == family]
+        for family in FIRST_FAMILIES
+    )
+    if not plain or not residual:
+        return "no comparison of plain with residual nets: that takes two depths of each"
+    if min(plain) > 0 >= max(residual):
+        return "depth makes plain nets train worse, residual nets not, as the paper claims"
+    if min(plain) > max(residual) > 0:
+        some = "" if min(residual) > 0 else "some "
+        return f"depth makes {some}residual nets train worse, too, but less than plain nets"
+    return "these nets do not show that depth makes plain nets train worse and residual nets not"
+
+
+def _depth_effects(runs: Sequence[Run]) -> dict[str, list[DepthEffect]]:
+    """Return what depth does in each setting, by its name such as `cifar10 (iterations 2000)`."""
     finished = [run for run in runs if run.finished]
-    sentences = []
+    settings = {}
     # The setting says nothing of `model`: what the nets differ in is said of each kind.
     for setting, nets in group_runs(finished, ignore=NET, keys=r"(?!model\.).*"):
-        # A kind is a family with its shortcut and other settings of the net.
         kinds = group_runs(nets, ignore=DEPTH, keys=r"model\..*")
-        sentence = "; ".join(filter(None, (_compare_depths(kind, label) for label, kind in kinds)))
-        if sentence:
+        compared = (_compare_depths(kind, label) for label, kind in kinds)
+        effects = [effect for effect in compared if effect]
+        if effects:
             data = nets[0].row["data"]
-            sentences.append(f"{f'{data} ({setting})' if setting else data}: {sentence}")
-    return sentences
+            settings[f"{data} ({setting})" if setting else data] = effects
+    return settings
 
 
-def _compare_depths(runs: Sequence[Run], label: str) -> str:
-    """Compare the deepest with the shallowest of some runs; empty if all have one depth."""
+def _compare_depths(runs: Sequence[Run], label: str) -> DepthEffect | None:
+    """Compare the deepest with the shallowest of some runs; None if all have one depth."""
     by_depth = group_by(runs, lambda run: run.row["depth"])
     if len(by_depth) == 1:
-        return ""
+        return None
     depths = (max(by_depth), min(by_depth))
     deep, shallow = (
         Sample.of([run.row["train_error"] for run in by_depth[depth]]) for depth in depths
     )
-    # Of the training error: that it rises with depth is what the paper calls degradation.
-    increase = deep.mean - shallow.mean
+    # Of the training error: that it rises with depth is what the paper calls degradation. Of the
+    # rounded errors: the sentence must not contradict the table that has these.
+    increase = round(round(deep.mean, 2) - round(shallow.mean, 2), 2)
     sign = ">" if increase > 0 else "<" if increase < 0 else "="
     verdict = "degradation" if increase > 0 else "no degradation"
     difference = format_difference(increase, difference_interval(deep, shallow), " points")
-    name = join(runs[0].row["family"], label)
-    return (
-        f"{name}: {depths[0]} layers {deep}% {sign} {depths[1]} layers {shallow}% "
+    family = runs[0].row["family"]
+    sentence = (
+        f"{join(family, label)}: {depths[0]} layers {deep}% {sign} {depths[1]} layers {shallow}% "
         f"(training error), {verdict}: {difference}"
     )
+    return DepthEffect(family, increase, sentence)
 
 
 def seed_statistics(rows: Sequence[Row]) -> list[str]:

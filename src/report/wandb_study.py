@@ -1,17 +1,21 @@
 """Save in Weights & Biases (W&B) what belongs to no single run: a run of type `study`."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import wandb
+from wandb.plot import CustomChart
 
 from src.report.comparison import DEPTH, group_by, join
+from src.report.report_dir import PAGE, write_report
 from src.report.results import BY_DEPTH, Run, group_runs
+from src.report.results_table import group_seeds, results_lines
+from src.report.wandb_report import FIGURES, STUDY, make_report, save_report
 from src.training.wandb_init import quiet_settings
 
-STUDY = "study"  # type and name of the run
+REPORT = "report"  # key of the study's summary: the address of the project's report
 
 
 def lines_by_depth(runs: Sequence[Run], key: str) -> dict[str, list[tuple[int, float]]]:
@@ -33,18 +37,38 @@ def lines_by_depth(runs: Sequence[Run], key: str) -> dict[str, list[tuple[int, f
     return lines
 
 
-def save_study(project: str, entity: str, runs: Sequence[Run]) -> str:
-    """Save the study of a project's finished runs, and return its address.
+def depth_charts(runs: Sequence[Run]) -> dict[str, CustomChart]:
+    """Draw what the page draws by depth, for each key of the study's history.
 
     The lines are drawn here, because W&B joins no points of different runs by lines.
     """
-    charts: dict[str, Any] = {}
+    charts = {}
     for key, title in BY_DEPTH.items():
         lines = lines_by_depth(runs, key)
         xs, ys = zip(*(zip(*points, strict=True) for points in lines.values()), strict=True)
         charts[f"depth/{key}"] = wandb.plot.line_series(
             xs, ys, keys=list(lines), title=title, xname="layers", split_table=True
         )
+    return charts
+
+
+def results_tables(runs: Sequence[Run]) -> dict[str, wandb.Table]:
+    """Return the page's table of each data set, for each key of the study's history."""
+    tables = {}
+    for data, members in group_by(runs, lambda run: run.row["data"]).items():
+        lines = results_lines(group_seeds([row for run in members for row in run.evaluations]))
+        tables[f"results/{data}"] = wandb.Table(
+            columns=list(lines[0]), data=[list(line.values()) for line in lines]
+        )
+    return tables
+
+
+def save_study(project: str, entity: str, runs: Sequence[Run]) -> tuple[str, str]:
+    """Save the study and the report of a project's finished runs, in place of the previous ones.
+
+    Returns:
+        The addresses of the study and of the report.
+    """
     # Looked up, not a fixed id: that of a run which was deleted is refused for good.
     earlier = wandb.Api().runs(f"{entity}/{project}", {"jobType": STUDY}, per_page=1)
     with (
@@ -61,5 +85,18 @@ def save_study(project: str, entity: str, runs: Sequence[Run]) -> str:
             settings=quiet_settings(x_disable_stats=True),
         ) as run,
     ):
-        run.log(charts)
-        return str(run.url)
+        out = Path(directory) / "report"
+        write_report(runs, [], out)
+        charts = depth_charts(runs)
+        figures = {f"{FIGURES}/{path.stem}": wandb.Image(path) for path in out.glob("*.png")}
+        # As it is: W&B would add a style sheet of its own.
+        page = wandb.Html(out / PAGE, inject=False)
+        run.log({**charts, **results_tables(runs), **figures, "page": page})
+        artifact = wandb.Artifact("report", type="report")
+        artifact.add_dir(str(out))
+        run.log_artifact(artifact)
+
+        # There, not in a file of this machine: a colleague updates the same report.
+        report = make_report(project, entity, runs, charts)
+        run.summary[REPORT] = save_report(report, run.summary.get(REPORT))
+        return str(run.url), run.summary[REPORT]

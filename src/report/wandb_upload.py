@@ -1,12 +1,14 @@
 """Send finished runs to Weights & Biases (W&B), with what compares them, each to its project."""
 
+import shlex
 import sys
 from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import wandb
 
 from src.report.comparison import group_by
-from src.report.results import Run
+from src.report.results import Run, read_runs
 from src.report.wandb_study import save_study
 from src.report.wandb_workspace import save_workspace
 from src.runs.run_dir import RunDir
@@ -20,7 +22,7 @@ RUNS_PER_PAGE = 500  # of the answer to which runs are there
 def send_to_wandb(
     runs: Sequence[Run], project: str | None = None, entity: str | None = None
 ) -> None:
-    """Send the finished runs that W&B lacks; in each project save a workspace and a study.
+    """Send the finished runs that W&B lacks; in each project save what compares its runs.
 
     Args:
         runs: Runs in any state.
@@ -28,13 +30,16 @@ def send_to_wandb(
         entity: In place of the entities in the run directories.
     """
     finished = [(run, RunDir(run.path, run.config)) for run in runs if run.finished]
+    if not finished:
+        return
     mode, reason = choose_mode()
     if mode != "online":
-        for _, run_dir in finished:
-            send_finished_run(run_dir, project, entity)
+        names = {"--project": project, "--entity": entity}
+        options = [f"{option}={name}" for option, name in names.items() if name]
+        places = sorted({str(run.path.parent) for run, _ in finished})
         print(
-            f"W&B is {mode} ({reason}): run python -m src.report --wandb again to save the "
-            "workspace once it is online"
+            f"W&B is {mode} ({reason}); once it is online, python -m src.report --wandb "
+            f"{shlex.join([*options, *places])} sends the runs and saves what compares them"
         )
         return
     try:
@@ -45,6 +50,32 @@ def send_to_wandb(
         sys.exit(f"W&B did not accept the report: {first_line(error)}")
 
 
+def send_sweep(run_dirs: Sequence[RunDir]) -> None:
+    """Send what W&B lacks of a sweep, and save what compares the runs of its projects.
+
+    Those are also the earlier ones in the sweep's output directory that W&B knows.
+
+    Args:
+        run_dirs: The runs of the sweep, in any state.
+    """
+    for run_dir in run_dirs:
+        if run_dir.summary:  # by now, or before and with another logger
+            WandbIdentity.of(run_dir).write(run_dir)
+    projects = {WandbIdentity.of(run_dir).project for run_dir in run_dirs}
+    runs, _ = read_runs({Path(run_dir.config["output_dir"]) for run_dir in run_dirs})
+    try:
+        send_to_wandb(
+            [
+                run
+                for run in runs
+                if (run.path / "wandb.json").exists()
+                and WandbIdentity.of(RunDir(run.path, run.config)).project in projects
+            ]
+        )
+    except SystemExit as error:  # a failure of W&B is none of the sweep
+        print(error)
+
+
 def _place(run_dir: RunDir, project: str | None, entity: str | None) -> tuple[str, str]:
     """Return the project and the entity of a run."""
     identity = WandbIdentity.of(run_dir, project, entity)
@@ -53,6 +84,7 @@ def _place(run_dir: RunDir, project: str | None, entity: str | None) -> tuple[st
 
 def _send_project(place: tuple[str, str], members: Sequence[tuple[Run, RunDir]]) -> None:
     project, entity = place
+    create_project(project, entity)
     run_dirs = [run_dir for _, run_dir in members]
     complete = complete_runs(project, entity, run_dirs)
     if complete:
@@ -61,8 +93,17 @@ def _send_project(place: tuple[str, str], members: Sequence[tuple[Run, RunDir]])
         if run_dir.path not in complete:
             send_finished_run(run_dir, project, entity)
     runs = [run for run, _ in members]
-    print(f"the study is at {save_study(project, entity, runs)}")
+    study, report = save_study(project, entity, runs)
     print(f"the workspace is at {save_workspace(project, entity, runs)}")
+    print(f"the study is at {study}")
+    print(f"the report is at {report}")
+
+
+def create_project(project: str, entity: str) -> None:
+    """Create a project, unless it exists: reports and questions about runs need one."""
+    api = wandb.Api()
+    if all(existing.name != project for existing in api.projects(entity)):
+        api.create_project(project, entity)
 
 
 def complete_runs(project: str, entity: str, run_dirs: Sequence[RunDir]) -> Collection[object]:
@@ -74,20 +115,10 @@ def complete_runs(project: str, entity: str, run_dirs: Sequence[RunDir]) -> Coll
     }
     if not ids:
         return set()
-    try:
-        found = list(
-            # Not lazily: that would ask again for each run's summary.
-            wandb.Api().runs(
-                f"{entity}/{project}",
-                {"name": {"$in": list(ids)}},
-                per_page=RUNS_PER_PAGE,
-                lazy=False,
-            )
-        )
-    except ValueError as error:
-        if "find project" not in str(error):
-            raise
-        return set()  # the first run creates it
+    # Not lazily: that would ask again for each run's summary.
+    found = wandb.Api().runs(
+        f"{entity}/{project}", {"name": {"$in": list(ids)}}, per_page=RUNS_PER_PAGE, lazy=False
+    )
     there = {run.id: run for run in found}
     return {
         run_dir.path

@@ -1,6 +1,6 @@
 """A workspace in Weights & Biases (W&B) that compares the training runs of a project."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -27,29 +27,39 @@ PANELS = {
     CURVES["train/loss"]: ["train/loss"],
     CURVES["lr"]: ["lr"],
 }
+ERROR_PANELS = [title for title, columns in PANELS.items() if columns[0].endswith("/error")]
 
 
-def make_workspace(project: str, entity: str, runs: Sequence[Run]) -> ws.Workspace:
-    """Make, without sending it, the workspace of the page's curves, averaged over seeds."""
-    panels: list[Any] = [
+def curve_panels(runs: Sequence[Run], titles: Collection[str] = PANELS) -> list[Any]:
+    """Make panels of the curves, averaged over seeds.
+
+    Args:
+        runs: Runs in any state, which give the range of the errors.
+        titles: Of the panels; by default of all.
+    """
+    return [
         wr.LinePlot(
             title=title,
             x="iteration",
-            y=list[Any](columns),
+            y=list[Any](PANELS[title]),
             # One range for all error panels, as in Fig. 6; the first evaluations are above it.
-            range_y=(0, error_limit(runs)) if columns[0].endswith("error") else (None, None),
+            range_y=(0, error_limit(runs)) if title in ERROR_PANELS else (None, None),
             # Smoothed curves would fall later than the learning rate.
             smoothing_type="none",
             groupby_aggfunc="mean",
             groupby_rangefunc="minmax",
         )
-        for title, columns in PANELS.items()
+        for title in titles
     ]
+
+
+def make_workspace(project: str, entity: str, runs: Sequence[Run]) -> ws.Workspace:
+    """Make, without sending it, the workspace of the page's curves."""
     return ws.Workspace(
         entity=entity,
         project=project,
         name=NAME,
-        sections=[ws.Section(name="over iterations", is_open=True, panels=panels)],
+        sections=[ws.Section(name="over iterations", is_open=True, panels=curve_panels(runs))],
         settings=ws.WorkspaceSettings(x_axis="iteration", max_runs=100),
         runset_settings=ws.RunsetSettings(
             filters=[ws.Metric("JobType") == "train"],  # the study has no curves

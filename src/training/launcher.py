@@ -20,7 +20,7 @@ from omegaconf import DictConfig
 from src.runs.run_dir import RunDir
 from src.training.devices import find_slots
 from src.training.mps import mps_daemon
-from src.training.sweep import Sweep
+from src.training.sweep import Sweep, SweepError
 from src.training.sweep_job import Job
 
 # Hydra accepts launchers from its `hydra_plugins` package alone, so a launcher takes a name in it.
@@ -52,6 +52,10 @@ class SweepLauncher(Launcher):
     def run(run_dir: RunDir) -> None:
         """Execute a run, in a process of its own."""
 
+    @abstractmethod
+    def on_sweep_end(self, run_dirs: Sequence[RunDir]) -> None:
+        """Do what follows when no run is left, also if some failed."""
+
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
@@ -71,8 +75,14 @@ class SweepLauncher(Launcher):
         mps: AbstractContextManager[dict[str, str]] = (
             mps_daemon(slots) if sweep["mps"] else nullcontext({})
         )
-        with mps as environment:
-            Sweep(jobs, slots, threads, self.run, environment).run()
+        run_dirs = [job.run_dir for job in jobs]
+        try:
+            with mps as environment:
+                Sweep(jobs, slots, threads, self.run, environment).run()
+        except SweepError:
+            self.on_sweep_end(run_dirs)
+            raise
+        self.on_sweep_end(run_dirs)
         return [
             JobReturn(overrides, config, config.hydra, status=JobStatus.COMPLETED)
             for overrides, config in zip(job_overrides, configs, strict=True)

@@ -1,6 +1,7 @@
+import pytest
 from run_dirs import make_config, write_run
 
-from src.report.differences import degradation, seed_statistics
+from src.report.differences import claim, degradation, seed_statistics
 from src.report.results import read_runs
 from src.tables import read_csv, write_csv
 
@@ -113,3 +114,68 @@ def test_protocols_are_compared_with_themselves_and_named(tmp_path):
     compared = [line.partition(":")[0] for line in seed_statistics(rows)]
     assert compared[:2] == ["residual minus plain", "residual, 10crop minus plain, 10crop"]
     assert compared[2:] == ["plain", "plain, 10crop", "residual", "residual, 10crop"]
+
+
+@pytest.mark.parametrize(
+    ("plain", "residual", "sentence"),
+    [
+        (
+            71.2,
+            [24.5],
+            "depth makes plain nets train worse, residual nets not, as the paper claims",
+        ),
+        (71.2, [30.0], "depth makes residual nets train worse, too, but less than plain nets"),
+        (
+            71.2,
+            [30, 24],
+            "depth makes some residual nets train worse, too, but less than plain net",
+        ),
+        (
+            27.0,
+            [30.0],
+            "these nets do not show that depth makes plain nets train worse and residua",
+        ),
+        (
+            26.0,
+            [24.5],
+            "these nets do not show that depth makes plain nets train worse and residua",
+        ),
+        (
+            20.0,
+            [19.5],
+            "these nets do not show that depth makes plain nets train worse and residua",
+        ),
+        # Equal in the table.
+        (
+            71.2,
+            [26.001],
+            "depth makes plain nets train worse, residual nets not, as the paper clai",
+        ),
+        (
+            26.001,
+            [24],
+            "these nets do not show that depth makes plain nets train worse and residua",
+        ),
+        (71.2, [], "no comparison of plain with residual nets: that takes two depths of each"),
+        (None, [24.5], "no comparison of plain with residual nets: that takes two depths of each"),
+    ],
+)
+def test_the_claim_is_what_the_training_errors_bear_out(tmp_path, plain, residual, sentence):
+    if plain:
+        write_run(tmp_path, make_config("plain", 20), final=(26, 30))
+        write_run(tmp_path, make_config("plain", 56), final=(plain, 30))
+    for shortcut, error in zip("AB", residual, strict=False):
+        for depth, final in ((20, 26), (56, error)):
+            config = make_config("resnet", depth, model__shortcut=shortcut)
+            write_run(tmp_path, config, final=(final, 30), name=f"{shortcut}{depth}")
+    (found,) = claim(read_runs([tmp_path])[0])
+    assert found.startswith(f"cifar10: {sentence}")
+
+
+def test_errors_that_are_equal_in_the_table_are_no_degradation(tmp_path):
+    write_run(tmp_path, make_config("plain", 20), final=(26.001, 30))
+    write_run(tmp_path, make_config("plain", 56), final=(26.004, 30))
+    assert degradation(read_runs([tmp_path])[0]) == [
+        "cifar10: plain: 56 layers 26.00% = 20 layers 26.00% (training error), "
+        "no degradation: +0.00 points (no interval)"
+    ]

@@ -6,6 +6,8 @@ import pytest
 from command_line import call_here
 from conftest import TINY
 
+from src.training.sweep import SweepError
+
 
 def run_names(output_dir: Path) -> list[str]:
     """Return the names of the finished runs below a directory."""
@@ -58,3 +60,49 @@ def test_a_launcher_that_pickles_the_task_trains_in_another_process(capsys, tmp_
     done = call_here(capsys, "-m", launcher, *TINY, "seed=1", f"output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     assert [name[-2:] for name in run_names(tmp_path)] == ["s1"]
+
+
+@pytest.mark.usefixtures("wandb_user")
+def test_a_sweep_that_is_offline_ends_with_one_message_of_wandb(tiny, capsys, tmp_path):
+    tiny()  # with another logger, and finished before
+    overrides = ["-m", *TINY, "trainer.precision=32-true", f"output_dir={tmp_path}/runs"]
+    done = call_here(capsys, *overrides, "logger=wandb")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if "W&B" in line] == [
+        "W&B is offline (as requested); once it is online, python -m src.report --wandb "
+        f"{tmp_path}/runs/digits sends the runs and saves what compares them"
+    ]
+    assert "W&B" not in call_here(capsys, *overrides).stdout
+
+
+def test_a_sweep_with_a_failed_run_saves_what_compares_the_others(
+    tiny, capsys, tmp_path, monkeypatch
+):
+    path = tiny().path
+    ended = []
+
+    def fail(_):
+        raise SweepError("1 of 2 runs failed")
+
+    monkeypatch.setattr("src.training.launcher.Sweep.run", fail)
+    monkeypatch.setattr("src.report.wandb_upload.send_sweep", ended.extend)
+    overrides = ["-m", *TINY, "trainer.precision=32-true", "logger=wandb", "seed=0,1"]
+    done = call_here(capsys, *overrides, f"output_dir={tmp_path}/runs")
+    assert (done.returncode, done.stderr) == (1, "1 of 2 runs failed")
+    assert [run_dir.path for run_dir in ended] == [path, path.with_name(path.name[:-1] + "1")]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("wandb_user")
+def test_a_sweep_in_wandb_ends_with_its_workspace_study_and_report(capsys, tmp_path, server):
+    nets = ["trainer.precision=32-true", "model=plain,resnet"]
+    overrides = ["-m", *TINY, *nets, "logger=wandb", f"output_dir={tmp_path}"]
+    done = call_here(capsys, *overrides)
+    assert done.returncode == 0, done.stderr
+    assert sorted(run["jobType"] for run in server.runs.values()) == ["study", "train", "train"]
+    assert sorted(view["type"] for view in server.views.values()) == ["project-view", "runs"]
+    lines = done.stdout.splitlines()[-4:]
+    project = f"{server.url}/us/deep-residual-learning"
+    assert lines[0] == "2 of 2 runs are complete in us/deep-residual-learning"
+    for line, what in zip(lines[1:], ("workspace", "study", "report"), strict=True):
+        assert line.startswith(f"the {what} is at {project}")
