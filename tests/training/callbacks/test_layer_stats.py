@@ -14,11 +14,11 @@ from src.models.vgg import VGG
 from src.training.callbacks.layer_stats import gradient_norms, record_responses
 
 NETS = {
-    "plain8": (lambda: plain(1, 10, "fan_in"), 7),
-    "resnet8": (lambda: resnet(1, "B", 10, "fan_in"), 7),
-    "resnet50": (lambda: resnet_imagenet(50, "B", True, 1, 64, (), False, 10, "fan_in"), 16),
-    "preactivation8": (lambda: preact_resnet(1, "B", 10, "fan_in"), 7),
-    "preactivation11": (lambda: preact_resnet_bottleneck(1, "B", 10, "fan_in"), 4),
+    "plain8": (lambda: plain(1, 10, "he_fan_in"), 7),
+    "resnet8": (lambda: resnet(1, "B", 10, "he_fan_in"), 7),
+    "resnet50": (lambda: resnet_imagenet(50, "B", True, 1, 64, (), False, 10, "he_fan_in"), 16),
+    "preactivation8": (lambda: preact_resnet(1, "B", 10, "he_fan_in"), 7),
+    "preactivation11": (lambda: preact_resnet_bottleneck(1, "B", 10, "he_fan_in"), 4),
 }
 
 
@@ -42,7 +42,7 @@ def test_each_weighted_layer_has_a_gradient_norm_and_each_3x3_layer_a_response(n
 
 
 def test_a_response_is_measured_after_batch_norm_and_before_addition_and_relu():
-    net = resnet(1, "A", 10, "fan_in").eval()
+    net = resnet(1, "A", 10, "he_fan_in").eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.weight)
@@ -60,7 +60,7 @@ def test_a_response_is_measured_after_batch_norm_and_before_addition_and_relu():
 
 
 def test_the_responses_of_a_pre_activation_block_are_the_outputs_of_its_convolutions():
-    net = preact_resnet(1, "A", 10, "fan_in").eval()
+    net = preact_resnet(1, "A", 10, "he_fan_in").eval()
     images = torch.randn(8, 3, 8, 8)
     with record_responses(net) as responses:
         net(images)
@@ -75,7 +75,7 @@ def test_the_responses_of_a_pre_activation_block_are_the_outputs_of_its_convolut
 
 @pytest.mark.parametrize("batch_norm", [True, False])
 def test_the_responses_of_a_vgg_net_are_what_its_relus_take(batch_norm):
-    net = VGG([[3], [3, 1]], (2, 3), 4, batch_norm, 0.5, 10, "fan_in").train()
+    net = VGG([[3], [3, 1]], (2, 3), 4, batch_norm, 0.5, 10, "he_fan_in").train()
     images, inputs = torch.randn(2, 3, 28, 28), []
     for module in net.features:
         if isinstance(module, nn.ReLU):
@@ -86,7 +86,7 @@ def test_the_responses_of_a_vgg_net_are_what_its_relus_take(batch_norm):
 
 
 def test_an_error_leaves_no_hook_on_the_net():
-    net = plain(1, 10, "fan_in")
+    net = plain(1, 10, "he_fan_in")
     with pytest.raises(ZeroDivisionError), record_responses(net):
         raise ZeroDivisionError
     assert not [module for module in net.modules() if module._forward_hooks]
@@ -96,7 +96,7 @@ def test_layers_csv_has_a_row_for_each_layer_at_each_evaluation(tiny):
     run_dir = tiny()
     with open(run_dir.layers, newline="") as file:
         rows = list(csv.DictReader(file))
-    layers = [*weighted_layers(resnet(1, "A", 10, "fan_in"))]
+    layers = [*weighted_layers(resnet(1, "A", 10, "he_fan_in"))]
     assert [row["layer"] for row in rows] == 3 * layers
     assert [row["iteration"] for row in rows] == [i for i in "368" for _ in layers]
     assert all(float(row["gradient"]) > 0 for row in rows)
