@@ -10,6 +10,7 @@ from src.cli import catch_user_errors, format_error, run_entry_point
 from src.config import CONF, find_run_dir, without_hydra
 from src.runs.lock import LockedError
 from src.runs.run_dir import RunDir
+from src.runs.wandb_identity import is_agent_trial
 from src.training.launcher import SweepLauncher, register_launcher
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ def main(config: DictConfig) -> None:
     run_dir.check_same_config()
     if run_dir.finished:
         print(f"{run_dir.path} is finished: {run_dir.describe_results()}")
+        if is_agent_trial() and run_dir.config["logger"]["name"] == "wandb":
+            # The agent's sweep waits for the result of this trial, which is a run of its own there.
+            from src.training.callbacks.wandb import send_finished_run
+
+            send_finished_run(run_dir)
     else:
         run(run_dir)
 

@@ -128,7 +128,7 @@ def wandb_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     import wandb
     from fake_wandb_server import environment
 
-    from src.training.callbacks.wandb import server_answers
+    from src.training.wandb_connection import server_answers
 
     for name, value in environment(tmp_path).items():
         monkeypatch.setenv(name, value)

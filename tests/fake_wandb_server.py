@@ -101,15 +101,23 @@ class FakeServer(ThreadingHTTPServer):
 
     Attributes:
         rejects_keys: whether it answers that permission is denied.
+        default_entity: the user's; None for one that exists in teams only.
+        deleted: ids of runs that were deleted, which it never accepts again.
+        operations: all GraphQL operations it was asked for, with the run they are about.
+        uploads: the content of the files it received, by their path.
         runs: what it received of each run, by the run's id: history, summary, exit code and more.
         views: the saved workspaces, by their id.
     """
 
     rejects_keys = False
+    default_entity: str | None = "us"
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
+        self.deleted: set[str] = set()
+        self.operations: list[tuple[str, str | None]] = []
+        self.uploads: dict[str, bytes] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.views: dict[str, dict[str, Any]] = {}
 
@@ -134,17 +142,19 @@ class FakeServer(ThreadingHTTPServer):
         if summary := files.get("wandb-summary.json"):
             run["summary"] = json.loads(summary["content"][-1])
         run["exit_code"] = sent.get("exitcode", run["exit_code"])
+        run["preempting"] |= sent.get("preempting", False)
 
     def answer(self, operation: str, given: dict[str, Any]) -> dict[str, Any]:
         """Return the data of a GraphQL operation with given variables."""
         name = given.get("name")
-        project = {"id": "p", "name": "p", "entity": {"id": "e", "name": "us"}}
+        entity = given.get("entity") or self.default_entity
+        project = {"id": "p", "name": given.get("project"), "entity": {"id": "e", "name": entity}}
         if operation == "UpsertBucket":
             new = name not in self.runs
-            run = self.runs.setdefault(
-                name, {"history": [], "summary": {}, "streamed": set(), "exit_code": None}
-            )
-            run |= {key: given[key] for key in ("config", "groupName", "displayName") if given[key]}
+            empty = {"history": [], "summary": {}, "streamed": set(), "exit_code": None}
+            run = self.runs.setdefault(name, empty | {"preempting": False})
+            kept = ("config", "groupName", "displayName", "tags", "project", "entity", "jobType")
+            run |= {key: given[key] for key in kept if given.get(key)}
             bucket = {
                 "id": name,
                 "name": name,
@@ -182,18 +192,45 @@ class FakeServer(ThreadingHTTPServer):
             return {
                 "viewer": {
                     "id": "u",
-                    "entity": "us",
+                    "entity": self.default_entity,
                     "username": "us",
                     "flags": "{}",
                     "teams": {"edges": []},
                 }
             }
+        if operation == "Runs":
+            filters = json.loads(given["filters"])
+            nodes = [
+                {
+                    **{"id": id, "name": id, "projectId": 1, "tags": [], "config": "{}"},
+                    "state": "finished" if run["exit_code"] == 0 else "failed",
+                    "summaryMetrics": json.dumps(run["summary"]),
+                }
+                for id, run in self.runs.items()
+                if run["project"] == given["project"]
+                and id in filters.get("name", {"$in": self.runs})["$in"]
+                and run["jobType"] == filters.get("jobType", run["jobType"])
+            ]
+            edges = [{"node": node, "cursor": node["id"]} for node in nodes]
+            runs = {"edges": edges, "pageInfo": {"hasNextPage": False}}
+            return {"project": {"internalId": 1, "runCount": len(edges), "runs": runs}}
+        if operation == "ArtifactType":
+            return {"project": None}  # the table of a chart has no artifact yet
+        if operation == "CreateArtifact":
+            latest = {"id": "a", "versionIndex": 0}
+            artifact = {"id": "a", "state": "COMMITTED"}  # as if it were there: nothing is sent
+            artifact["artifactSequence"] = {"id": "s", "latestArtifact": latest}
+            return {"createArtifact": {"artifact": artifact}}
         if operation == "UpsertView2":
             view = given | {"id": given.get("id") or f"view {len(self.views)}"}
             self.views[view["id"]] = view
             return {"upsertView": {"view": {"id": view["id"], "name": name}, "inserted": True}}
         if operation == "View":
-            found = [view for view in self.views.values() if view["name"] == given["viewName"]]
+            found = [
+                view
+                for view in self.views.values()
+                if (view["name"], view["projectName"]) == (given["viewName"], given["projectName"])
+            ]
             return {"project": {"allViews": {"edges": [{"node": view} for view in found]}}}
         return {}
 
@@ -214,9 +251,15 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/graphql":
             request = json.loads(body)
             name = re.search(r"(?:query|mutation) (\w+)", request["query"])
-            variables = request.get("variables") or {}
-            self.reply({"data": self.server.answer(name[1] if name else "", variables)})
+            operation, variables = name[1] if name else "", request.get("variables") or {}
+            self.server.operations.append((operation, variables.get("name")))
+            if operation == "UpsertBucket" and variables["name"] in self.server.deleted:
+                message = "run was previously created and deleted; try a new run name"
+                self.reply({"errors": [{"message": message}]}, 409)
+            else:
+                self.reply({"data": self.server.answer(operation, variables)})
         else:
+            self.server.uploads[self.path] = body
             self.reply({})
 
     do_PUT = do_GET = do_POST

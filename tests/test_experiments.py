@@ -1,8 +1,11 @@
 """Each experiment of conf/experiment/ is a sweep of different runs, and its file describes it."""
 
+import hashlib
+import re
 from itertools import product
 
 import pytest
+from command_line import call
 from conftest import ROOT
 from hydra import compose
 
@@ -111,3 +114,28 @@ def test_table5_has_the_six_nets_of_the_ensemble(runs):
 def net(run_dir):
     """Return the name of a net without its shortcut."""
     return run_dir.config["choices"]["model"].rstrip("bc")
+
+
+WEIGHTS = sorted((ROOT / "experiments").glob("*/*.safetensors"))
+PAGES = [pytest.param(path, id=path.stem) for path in WEIGHTS]
+
+
+def test_all_trained_weights_together_are_small():
+    assert 0 < sum(path.stat().st_size for path in WEIGHTS) <= 10e6
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_the_page_of_trained_weights_has_the_hash_of_their_file(path):
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert f"`{digest}`" in path.with_suffix(".md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.cifar10
+@pytest.mark.parametrize("path", PAGES)
+def test_trained_weights_have_the_error_that_their_page_states(path):
+    done = call(f"weights={path}", "trainer.accelerator=cpu", module="src.evaluate")
+    found = re.search(r"top-1 error (.+), (top-5) error (.+?) \(", done.stdout)
+    assert found, done.stderr
+    row = f"| test error | {found[1]} ({found[2]} {found[3]})"
+    assert row in path.with_suffix(".md").read_text()

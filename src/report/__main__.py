@@ -5,13 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-import yaml
-
 from src.report.comparison import group_by
 from src.report.results import Run, Skipped, read_runs
 from src.report.results_table import degradation, fill_tables, results_table
-from src.runs.config_files import CONF
-from src.runs.run_dir import RunDir
 from src.tables import write_csv
 
 
@@ -30,8 +26,11 @@ def main() -> None:
     parser.add_argument(
         "--wandb",
         action="store_true",
-        help="also send the finished runs to W&B, and save a workspace that compares them",
+        help="also send the finished runs to W&B, unless they are there, and save a workspace and "
+        "a study that compare them",
     )
+    parser.add_argument("--project", help="of W&B, for all runs (default: each run's own)")
+    parser.add_argument("--entity", help="of W&B, for all runs (default: each run's own)")
     parser.add_argument(
         "--readme",
         type=Path,
@@ -55,7 +54,10 @@ def main() -> None:
         sys.exit(f"there is no run in {', '.join(map(str, options.runs))}")
     write_report(runs, skipped, options.out)
     if options.wandb:
-        send_to_wandb(runs)
+        # Here, as nothing of W&B is imported unless it is asked for.
+        from src.report.wandb_upload import send_to_wandb
+
+        send_to_wandb(runs, options.project, options.entity)
 
 
 def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
@@ -92,17 +94,6 @@ def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
             print(f"written: {out / name}{', '.join(written)}")
     write_page(out / "index.html", by_data, skipped, layer_figures)
     print(f"written: {out / 'index.html'}")
-
-
-def send_to_wandb(runs: list[Run]) -> None:
-    """Send finished runs and a workspace to the project that conf/logger/wandb.yaml names."""
-    from src.report.wandb_workspace import save_workspace, send_runs
-
-    logger = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
-    project, entity = logger["project"], logger["entity"]
-    finished = [RunDir(run.path, run.config) for run in runs if run.finished]
-    send_runs(finished, project, entity)
-    save_workspace(project, entity)
 
 
 if __name__ == "__main__":

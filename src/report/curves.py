@@ -1,4 +1,4 @@
-"""Draw error curves as in Fig. 6: training dashed, test bold, one color per depth."""
+"""Draw error curves as in Fig. 6: training dashed, test bold, one shade per depth."""
 
 import math
 from collections.abc import Sequence

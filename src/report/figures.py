@@ -10,8 +10,10 @@ import matplotlib
 matplotlib.use("Agg")  # draws into files, with no display
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.legend_handler import HandlerTuple
 
-from src.report.comparison import join, variant_labels
+from src.report.colors import family_color
+from src.report.comparison import group_by, join, variant_labels
 from src.report.results import Run
 
 # Okabe and Ito's colors for color-blind readers, from dark to light for print in gray. There is
@@ -25,19 +27,20 @@ plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 
 
 class Style(NamedTuple):
-    """How the runs of one depth, or of one net, are drawn; the n-th style of a figure.
+    """How the runs of one net are drawn; `order` is that of their depth in the figure.
 
-    `label` is such as `20 layers, shortcut B`.
+    `label` is such as `20 layers, shortcut B`, and may be that of a net in each family.
     """
 
     order: int
     label: str
     dashes: str = "solid"
+    net_color: str = ""  # empty: one of COLORS
 
     @property
     def color(self) -> str:
         """The color of all its lines."""
-        return COLORS[self.order % len(COLORS)]
+        return self.net_color or COLORS[self.order % len(COLORS)]
 
     def look(self, distance: float) -> dict[str, Any]:
         """Return arguments of `plot` for its line, with markers at equal distances on paper.
@@ -53,15 +56,24 @@ class Style(NamedTuple):
 
 
 def styles(runs: Sequence[Run]) -> list[Style]:
-    """Return a style for each run: one color per depth, in all families, as in Fig. 6.
+    """Return a style for each run: one hue for each family, one shade and marker for each depth.
 
     A depth has several styles if its runs differ in more than net and seed.
     """
-    # Sorted by depth, so that the n-th color is the n-th depth, whichever family has it.
+    # Sorted by depth, so that the n-th shade is the n-th depth, whichever family has it. By rank:
+    # by value, 20 and 110 layers would look alike where 1202 are drawn.
     depths = [run.row["depth"] for run in runs]
     kinds = list(zip(depths, variant_labels([run.config for run in runs]), strict=True))
     order = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
-    return [Style(order[kind], join(f"{kind[0]} layers", kind[1])) for kind in kinds]
+    deepest = max(1, len(order) - 1)
+    return [
+        Style(
+            order[kind],
+            join(f"{kind[0]} layers", kind[1]),
+            net_color=family_color(run.row["family"], order[kind] / deepest),
+        )
+        for run, kind in zip(runs, kinds, strict=True)
+    ]
 
 
 def net_labels(runs: Sequence[Run]) -> list[str]:
@@ -114,18 +126,29 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
 
     Args:
         figure: The figure.
-        lines: A line that is drawn in each style.
+        lines: A line that is drawn in each style. Nets of one label, such as those of one depth
+            in several families, share an entry.
         title: Above the entries.
     """
-    ordered = sorted(lines)
-    labels = [style.label for style in ordered]
+    # Sorting keeps the order of the families within an entry.
+    ordered = sorted(lines, key=lambda style: (style.order, style.label))
+    entries = group_by(ordered, lambda style: (style.order, style.label))
+    labels = [label for _, label in entries]
     # matplotlib does not wrap a legend's columns: they are what fits the width.
     longest = max(map(len, labels)) + 8  # 8 for the line and the gap
     columns = int(figure.get_figwidth() * LETTERS_PER_INCH / longest)
     columns = max(1, min(len(labels), columns))
     figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(labels) / columns))
-    handles = [lines[style] for style in ordered]
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, title=title)
+    # Any, because matplotlib's type hints do not know of tuples, which are drawn side by side.
+    handles: list[Any] = [tuple(lines[style] for style in entry) for entry in entries.values()]
+    figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=columns,
+        title=title,
+        handler_map={tuple: HandlerTuple(ndivide=None)},
+    )
 
 
 def save_figure(figure: plt.Figure, path: Path) -> Path:

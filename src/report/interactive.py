@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from plotly import graph_objects as go
 
+from src.report.colors import family_color
 from src.report.comparison import DEPTH, group_by, join
 from src.report.figures import Style, error_limit, styles
 from src.report.results import BY_DEPTH, CURVES, Run, group_runs
@@ -17,8 +18,6 @@ from src.tables import Row
 FILTERS = ("family", "depth", "shortcut", "seed")
 BOTH = "both"  # the view of training and held-out error
 UNITS = {"hours": 3600, "minutes": 60, "seconds": 1}
-FAMILY_COLORS = {"plain": "#8a929c", "residual": "#1c1f23"}
-OTHER_COLOR = "#0072B2"
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross")
 
 # In pixels. The legend comes on top of the height, so that the axes of all families match.
@@ -167,7 +166,7 @@ def _depth_traces(runs: Sequence[Run], label: str, symbol: str, column: str) -> 
     means = [mean(run.row[column] for run in members) for members in by_depth.values()]
     meta = filter_values(runs[0].row, ("family", "shortcut"))
     family = meta["family"]
-    color = FAMILY_COLORS.get(family, OTHER_COLOR)
+    color = family_color(family)
     marker = {"symbol": symbol, "size": 9, "color": color}
     group = {"name": _plain(join(family, label)), "legendgroup": str(runs[0].path)}
     line = go.Scatter(

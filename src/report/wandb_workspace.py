@@ -1,77 +1,80 @@
-"""Show runs in Weights & Biases (W&B): send finished ones, and save a workspace of them."""
+"""A workspace in Weights & Biases (W&B) that compares the training runs of a project."""
 
-import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-import wandb
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces.internal import get_view_dict
 
-from src.report.results import BY_DEPTH, CURVES
+from src.report.comparison import group_by
+from src.report.figures import error_limit, styles
+from src.report.results import CURVES, Run
+from src.runs.naming import curve_name
 from src.runs.run_dir import RunDir
-from src.training.callbacks.wandb import WandbRun, choose_mode, first_line
 
 NAME = "plain against residual"
 # W&B gives each view a random name; with a fixed one, saving again replaces the view.
 VIEW = "plainvsres0"
-# Keys of src.training.callbacks.wandb.flat_config; the runs of a group differ in the seed.
-GROUP_BY = ("data", "family", "depth", "shortcut")
+# Keys of src.training.wandb_init.flat_config; the runs of a group differ in the seed.
+GROUP_BY = ("data", "curve")
+# A run has one of the two columns: a panel for each would be empty for most projects.
+HELD_OUT = ["test/error", "val/error"]
+PANELS = {
+    CURVES["train/error"]: ["train/error"],
+    "test or validation error (%)": HELD_OUT,
+    CURVES["train/loss"]: ["train/loss"],
+    CURVES["lr"]: ["lr"],
+}
 
 
-def send_runs(runs: Iterable[RunDir], project: str, entity: str | None) -> None:
-    """Send finished runs; rows that W&B has are not sent again."""
-    for run_dir in runs:
-        summary = run_dir.summary
-        assert summary is not None, run_dir.path
-        # Opening and closing it sends all that is in the run directory.
-        with WandbRun(run_dir, depth=summary["depth"], project=project, entity=entity):
-            pass
-
-
-def make_workspace(project: str, entity: str) -> ws.Workspace:
-    """Make, without sending it, the workspace of the page's figures, averaged over seeds."""
-    lines: list[Any] = [
-        wr.LinePlot(title=title, x="iteration", y=[column]) for column, title in CURVES.items()
-    ]
-    points: list[Any] = [
-        wr.ScatterPlot(title=title, x=wr.Config("depth"), y=wr.SummaryMetric(key))
-        for key, title in BY_DEPTH.items()
+def make_workspace(project: str, entity: str, runs: Sequence[Run]) -> ws.Workspace:
+    """Make, without sending it, the workspace of the page's curves, averaged over seeds."""
+    panels: list[Any] = [
+        wr.LinePlot(
+            title=title,
+            x="iteration",
+            y=list[Any](columns),
+            # One range for all error panels, as in Fig. 6; the first evaluations are above it.
+            range_y=(0, error_limit(runs)) if columns[0].endswith("error") else (None, None),
+            # Smoothed curves would fall later than the learning rate.
+            smoothing_type="none",
+            groupby_aggfunc="mean",
+            groupby_rangefunc="minmax",
+        )
+        for title, columns in PANELS.items()
     ]
     return ws.Workspace(
         entity=entity,
         project=project,
         name=NAME,
-        sections=[
-            ws.Section(name="over iterations", is_open=True, panels=lines),
-            ws.Section(name="over depth", is_open=True, panels=points),
-        ],
+        sections=[ws.Section(name="over iterations", is_open=True, panels=panels)],
         settings=ws.WorkspaceSettings(x_axis="iteration", max_runs=100),
-        runset_settings=ws.RunsetSettings(groupby=[ws.Config(key) for key in GROUP_BY]),
+        runset_settings=ws.RunsetSettings(
+            filters=[ws.Metric("JobType") == "train"],  # the study has no curves
+            groupby=[ws.Config(key) for key in GROUP_BY],
+            group_colors=group_colors(runs),
+        ),
     )
 
 
-def save_workspace(project: str, entity: str | None) -> None:
-    """Save the workspace in W&B in place of the previous one; offline, only print how."""
-    mode, reason = choose_mode()
-    if mode != "online":
-        print(
-            f"W&B is {mode} ({reason}): run python -m src.report --wandb again to save the "
-            "workspace once it is online"
-        )
-        return
-    try:
-        # As for a run: the configured entity, then WANDB_ENTITY, then the user's default.
-        settings = wandb.setup().settings
-        owner = str(entity or settings.entity or wandb.Api().default_entity)
-        view = make_workspace(project, owner)
-        # The library has no public way to replace a view.
-        view._internal_name = f"nw-{VIEW}-v"  # noqa: SLF001
-        with suppress(ValueError):  # there is none yet
-            view._internal_id = get_view_dict(owner, project, VIEW)["id"]  # noqa: SLF001
-        view.save()
-    except Exception as error:
-        sys.exit(f"W&B did not accept the workspace: {first_line(error)}")
-    print(f"the workspace is at {view.url}")
+def group_colors(runs: Sequence[Run]) -> dict[object, object]:
+    """Return the color of each group of runs, which is that of the figures and of the page."""
+    colors: dict[object, object] = {}  # as wandb-workspaces annotates it
+    for data, members in group_by(runs, lambda run: run.row["data"]).items():
+        for run, style in zip(members, styles(members), strict=True):
+            curve = curve_name(RunDir(run.path, run.config).key)
+            colors[ws.GroupPath(data, curve)] = style.color
+    return colors
+
+
+def save_workspace(project: str, entity: str, runs: Sequence[Run]) -> str:
+    """Save the workspace in W&B in place of the previous one, and return its address."""
+    view = make_workspace(project, entity, runs)
+    # The library has no public way to replace a view.
+    view._internal_name = f"nw-{VIEW}-v"  # noqa: SLF001
+    with suppress(ValueError):  # there is none yet
+        view._internal_id = get_view_dict(entity, project, VIEW)["id"]  # noqa: SLF001
+    view.save()
+    return str(view.url)

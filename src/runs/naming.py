@@ -56,13 +56,18 @@ def differences(stored: dict[str, Any], present: dict[str, Any], defaults: dict[
 
 def run_name(key: dict[str, Any]) -> str:
     """Return the name of a run's directory: `resnet56-iterations200-s0`, from its run key."""
+    return f"{curve_name(key)}-s{key['seed']}"
+
+
+def curve_name(key: dict[str, Any]) -> str:
+    """Return what the seeds of a run have in common: its name without the seed."""
     parts = [key["net"]]
     for name, value in key.items():
         if name not in ("data", "net", "seed"):
             # bf16-mixed says what it is without the key's name; the other values do not.
             label = "" if name == "trainer.precision" else name.rpartition(".")[2]
             parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
-    return "-".join([*parts, f"s{key['seed']}"])
+    return "-".join(parts)
 
 
 def net_name(model: str, n: int | None) -> str:

@@ -11,6 +11,7 @@ A directory is named by what the run is, so that the same command finds its own 
         10crop.json            and multiscale.json: results of those evaluation protocols
         error.txt              why the last attempt failed, if it did
         log.txt                the output of a run of a sweep
+        wandb.json             which run of W&B it is, with logger=wandb
 """
 
 import json

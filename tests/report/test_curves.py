@@ -1,7 +1,9 @@
+from matplotlib.lines import Line2D
 from run_dirs import make_config, write_run
 
+from src.report.colors import family_color
 from src.report.curves import draw_curves
-from src.report.figures import COLORS, error_limit, net_labels, save_figure, styles
+from src.report.figures import error_limit, net_labels, save_figure, styles
 from src.report.layer_plots import draw_gradients, draw_responses
 from src.report.results import read_runs
 
@@ -10,7 +12,7 @@ def read(path):
     return read_runs([path])[0]
 
 
-def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
+def test_a_family_has_one_hue_and_a_depth_one_shade_and_marker_for_all_seeds(tmp_path):
     for kind, depth, seed in (
         ("plain", 20, 0),
         ("plain", 56, 0),
@@ -18,11 +20,11 @@ def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
         ("resnet", 20, 1),
     ):
         write_run(tmp_path, make_config(kind, depth, seed))
-    assert [(s.label, s.color) for s in styles(read(tmp_path))] == [
-        ("20 layers", COLORS[0]),
-        ("56 layers", COLORS[1]),
-        ("20 layers", COLORS[0]),
-        ("20 layers", COLORS[0]),
+    assert [(s.order, s.label, s.color) for s in styles(read(tmp_path))] == [
+        (0, "20 layers", family_color("plain", 0)),
+        (1, "56 layers", family_color("plain", 1)),
+        (0, "20 layers", family_color("residual", 0)),
+        (0, "20 layers", family_color("residual", 0)),
     ]
     write_run(tmp_path, make_config("resnet", 20, 2, model__shortcut="B"))
     assert [s.label for s in styles(read(tmp_path))][2:] == [
@@ -30,8 +32,20 @@ def test_a_depth_has_one_color_in_all_families_and_seeds(tmp_path):
         "20 layers",
         "20 layers, shortcut B",
     ]
-    assert len({s.color for s in styles(read(tmp_path))}) == 3
+    assert len({s.color for s in styles(read(tmp_path))}) == 4
     assert net_labels(read(tmp_path))[-1] == "residual-20, shortcut B"
+
+
+def test_a_depth_is_one_entry_of_the_legend_with_the_color_of_each_family(tmp_path):
+    for kind in ("resnet", "plain"):
+        for depth in (20, 56):
+            write_run(tmp_path, make_config(kind, depth), [(9, 10)] * 4)
+    figure = draw_curves(read(tmp_path))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["20 layers", "56 layers"]
+    assert [line.get_color() for line in legend.findobj(Line2D) if len(line.get_xdata()) > 1] == [
+        family_color(family, depth) for depth in (0, 1) for family in ("plain", "residual")
+    ]
 
 
 def test_the_axis_fits_the_second_half_of_the_curves(tmp_path):

@@ -19,7 +19,6 @@ from src.runs.config_files import (
     without_implied_targets,
 )
 from src.runs.run_dir import RunDir
-from src.training.callbacks.wandb import run_id
 
 TARGETS = {"model": {"_target_": "a.b", "parts": [{"_target_": "c"}]}, "data": {"root": "data"}}
 
@@ -45,7 +44,6 @@ def assert_same_identity(run_dir):
     run_dir.check_same_config()
     opened = RunDir.open(run_dir.path)
     assert opened.key == run_dir.key
-    assert run_id(opened) == run_id(run_dir)
     assert opened.config == run_dir.config
 
 

@@ -16,7 +16,9 @@ import torch
 from command_line import call, call_here
 from conftest import ROOT, TINY
 from interruptible_run import FORK_SERVER, TIMEOUT
+from run_comparison import assert_same_run
 
+from src import train
 from src.runs.run_dir import RunDir
 from src.training.sweep import Sweep, SweepError
 from src.training.sweep_job import Job, run_job
@@ -132,6 +134,25 @@ def test_a_sweep_tells_each_run_its_device_its_threads_and_further_variables(fin
     seen = [json.loads((job.run_dir.path / "seen.json").read_text()) for job in jobs]
     assert sorted(run["CUDA_VISIBLE_DEVICES"] for run in seen) == ["5", "7"]
     assert {(run["OMP_NUM_THREADS"], run["MPS"]) for run in seen} == {("2", "here")}
+
+
+@pytest.mark.parametrize("slot", ["cpu", pytest.param("0", marks=pytest.mark.gpu)])
+def test_runs_that_share_a_device_are_bitwise_identical_to_lone_ones(find, tmp_path, slot):
+    overrides = [*TINY, "trainer.precision=32-true", "trainer.deterministic=true"]
+    overrides += [f"trainer.accelerator={'cpu' if slot == 'cpu' else 'gpu'}"]
+    lone, packed = (
+        [find(*overrides, f"seed={seed}", f"output_dir={tmp_path}/{name}") for seed in (0, 1)]
+        for name in ("lone", "packed")
+    )
+    for run_dir in lone:
+        Sweep([Job(run_dir, [])], [slot], 1, train.run_in_sweep).run()
+    sweep = Sweep([Job(run_dir, []) for run_dir in packed], [slot, slot], 1, train.run_in_sweep)
+    sweep.run()
+    first, second = sweep.finished
+    assert first.started < second.ended
+    assert second.started < first.ended
+    for own, expected in zip(packed, lone, strict=True):
+        assert_same_run(own, expected)
 
 
 def test_a_failed_run_is_reported_and_the_same_command_tries_it_alone_again(capsys, tmp_path):

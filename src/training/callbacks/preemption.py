@@ -14,6 +14,7 @@ from pytorch_lightning import Trainer
 from torch import distributed
 
 from src.runs.run_dir import RunDir
+from src.runs.wandb_identity import is_agent_trial
 from src.training.callbacks.base import RunCallback
 from src.training.distributed import (
     LOST_PROCESS_TIMEOUT,
@@ -119,9 +120,16 @@ class Preemption(RunCallback):
 
 @contextmanager
 def requeue_if_interrupted() -> Iterator[None]:
-    """Requeue an interrupted run once its files are closed: SLURM then kills its processes."""
+    """Requeue an interrupted run once its files are closed: SLURM then kills its processes.
+
+    Not if it is a trial of `wandb agent`, which stops trials and takes any other exit status than 0
+    for a failure: after three of them it would give up.
+    """
     try:
         yield
     except Interrupted as interrupted:
+        if is_agent_trial():
+            print(f"{interrupted.where}; ended by the W&B agent", flush=True)
+            raise SystemExit(0) from interrupted
         print(f"{interrupted.where}; {requeue()}", flush=True)
         raise

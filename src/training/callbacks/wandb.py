@@ -1,66 +1,63 @@
 """Show a run in Weights & Biases (W&B), as a view: every result is taken from the run directory.
 
-The id of a W&B run is derived from the run key, so a run is the same there however often it is
-interrupted, resumed or sent. Without a key or a network W&B writes into `wandb` in the run
-directory, to be sent later. Lightning's WandbLogger is not used: it takes over an existing run,
-reports no exit code and has no fallback.
+Which run of W&B it is stands in wandb.json, so it stays one however often it is interrupted,
+resumed or sent. Without a key or a network W&B writes into `wandb` in the run directory, to be sent
+later. Lightning's WandbLogger is not used: it takes over an existing run, reports no exit code and
+has no fallback.
 """
 
-import hashlib
-import json
 import shutil
-import ssl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
-from urllib.error import HTTPError, URLError
-from urllib.request import urlopen
 
-from src.runs.config_files import flatten
-from src.runs.naming import family
 from src.runs.run_dir import RunDir
+from src.runs.wandb_identity import WandbIdentity, is_agent_trial, new_id
 from src.training.callbacks.base import RunCallback
+from src.training.callbacks.preemption import Interrupted
+from src.training.wandb_connection import (
+    AS_REQUESTED,
+    choose_mode,
+    default_entity,
+    first_line,
+    server_answers,
+)
+from src.training.wandb_init import init_run
 
 if TYPE_CHECKING:
     import wandb
 
     from src.training.callbacks.metrics import Metrics
 
-# Seconds that W&B gets to answer at all, to start a run, and to take in what is left at the end.
-ANSWER_TIMEOUT, START_TIMEOUT, FINISH_TIMEOUT = 5, 30, 60
+RETRY_INTERVAL = 300  # seconds between two attempts to reach a server that did not answer
+KILLED = 255  # the exit code that W&B shows as killed; it shows any other but 0 as failed
 
 
-def run_id(run_dir: RunDir) -> str:
-    """Return the id of a run in W&B: a hash of its run key, 16 hexadecimal digits."""
-    key = json.dumps(run_dir.key, sort_keys=True)
-    return hashlib.sha256(key.encode()).hexdigest()[:16]
-
-
-def flat_config(config: dict[str, Any], depth: int | None) -> dict[str, Any]:
-    """Return a config for W&B's tables: one level, no dots in keys, names to compare runs by.
-
-    `data` and `model` are what was chosen, `n` and `shortcut` the net's own (None where it has
-    none).
-    """
-    names = {key: config["choices"][key] for key in ("model", "data")}
-    names |= {key: config["model"].get(key) for key in ("n", "shortcut")}
-    flat = {key.replace(".", "_"): value for key, value in flatten(config).items()}
-    return flat | names | {"family": family(config), "depth": depth}
+def exit_code(error: BaseException | None) -> int:
+    """Return the exit code that tells W&B how a run ended."""
+    # Lightning turns Ctrl-C into a SystemExit.
+    if isinstance(error, KeyboardInterrupt) or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    ):
+        return KILLED
+    # An agent stops a trial that its sweep needs no longer: that is no failure.
+    stopped_by_agent = isinstance(error, Interrupted) and is_agent_trial()
+    return 0 if error is None or stopped_by_agent else 1
 
 
 class WandbRun(RunCallback):
     """One W&B run for one run directory; a failure of W&B is reported and never ends the training.
 
-    As a context manager it closes the W&B run, with the results and with the exit code of the
-    block.
+    As a context manager it closes the W&B run, with the results and with how the block ended.
 
     Args:
         run_dir: the directory of the run.
         metrics: the callback that writes metrics.csv during training; None to send a finished run.
         depth: the depth of the net; by default that of the net being trained.
-        project, entity: of W&B; by default those of the run's config.
+        project, entity: of W&B; by default those of wandb.json, or of the run's config.
     """
 
     def __init__(
@@ -71,21 +68,21 @@ class WandbRun(RunCallback):
         project: str | None = None,
         entity: str | None = None,
     ) -> None:
-        logger = run_dir.config["logger"]
         self.run_dir, self.metrics, self.depth = run_dir, metrics, depth
-        self.project = project or logger.get("project")
-        self.entity = entity or logger.get("entity")
+        self.project, self.entity = project, entity
         self.run: wandb.Run | None = None
         self.last_sent = 0  # the last iteration that W&B has
+        self.retry_at: float | None = None  # None: not to be tried again
         self.failed = False
 
     def __enter__(self) -> Self:
         """Begin."""
         return self
 
-    def __exit__(self, kind: type | None, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         """Close the W&B run."""
-        self.finish(exit_code=0 if kind is None else 1)
+        preempted = isinstance(error, Interrupted) and not is_agent_trial()
+        self.finish(exit_code(error), preempted)
 
     def on_train_start(self, trainer: object, module: Any) -> None:
         """Start the W&B run, now that metrics.csv is truncated to where the run resumes."""
@@ -97,7 +94,10 @@ class WandbRun(RunCallback):
         self._send_new_row()
 
     def on_validation_end(self, *_: object) -> None:
-        """Send the row of the evaluation."""
+        """Send the row of the evaluation, and try again to reach a server that did not answer."""
+        if self.retry_at is not None and time.monotonic() >= self.retry_at:
+            with self._report_failure():
+                self._retry()
         self._send_new_row()
 
     def _send_new_row(self) -> None:
@@ -116,30 +116,61 @@ class WandbRun(RunCallback):
             return
         # An earlier attempt's offline files hold a part of what is sent now: sent as well, it would
         # be there twice.
-        for part in self.run_dir.path.glob("wandb/offline-run-*"):
-            shutil.rmtree(part)
+        self._remove_parts("offline-run-*")
+        self.identity = WandbIdentity.of(self.run_dir, self.project, self.entity)
+        self.identity.write(self.run_dir)
         run: wandb.Run | None = None
         if mode == "online":
             run, reason = self._start_online()
+        refused = run is None and reason != AS_REQUESTED
+        self.retry_at = time.monotonic() + RETRY_INTERVAL if refused else None
         self.run = run = run or self._start_offline(reason)
         run.define_metric("iteration")
         run.define_metric("*", step_metric="iteration")
-        if run.resumed:
-            self.last_sent = run.summary.get("iteration", 0)
+        self.last_sent = run.summary.get("iteration", 0) if run.resumed else 0
         for row in self.run_dir.rows():
             self.send(row)
+
+    def _retry(self) -> None:
+        """Replace the offline run by one on the server, if that answers by now."""
+        self.retry_at = time.monotonic() + RETRY_INTERVAL
+        server_answers.cache_clear()
+        if self.run is not None and choose_mode()[0] == "online":
+            self.run.finish()  # the id is in use until then
+            self._start()
 
     def _start_online(self) -> "tuple[wandb.Run | None, str]":
         """Return the run, or None and the reason if the server refuses it, as for its key."""
         import wandb
 
         try:
-            run = self._init("online")
+            if self.identity.entity is None:
+                self.identity = replace(self.identity, entity=default_entity())
+            try:
+                run = self._init("online")
+            except wandb.Error as error:
+                # The server's answer, for good, to the id of a run that was deleted there.
+                if "HTTP 409" not in str(error) or is_agent_trial():
+                    raise
+                wandb.teardown()
+                run = self._init_again()
         except Exception as error:
             wandb.teardown()  # otherwise the next init reports that the run's id is in use
             return None, first_line(error)
+        self.identity = replace(self.identity, entity=run.entity)
+        self.identity.write(self.run_dir)
         print(f"{self.run_dir.path} is shown at {run.url}", flush=True)
         return run, ""
+
+    def _init_again(self) -> "wandb.Run":
+        self.identity = replace(self.identity, id=new_id(self.run_dir))
+        run = self._init("online")
+        print(
+            f"W&B no longer has the run of {self.run_dir.path}, which was deleted there: it is sent"
+            f" as a new one, {self.identity.id}",
+            flush=True,
+        )
+        return run
 
     def _start_offline(self, reason: str) -> "wandb.Run":
         run = self._init("offline")
@@ -152,36 +183,9 @@ class WandbRun(RunCallback):
         return run
 
     def _init(self, mode: Literal["online", "offline"]) -> "wandb.Run":
-        import wandb
-
-        config = self.run_dir.config
-        choices = config["choices"]
-        return wandb.init(
-            project=self.project,
-            entity=self.entity,
-            id=run_id(self.run_dir),
-            name=self.run_dir.path.name,
-            group=choices.get("experiment") or choices["data"],
-            job_type="train",
-            tags=[family(config), choices["model"], choices["data"]],
-            config=flat_config(config, self.depth),
-            dir=self.run_dir.path,
-            mode=mode,
-            # Without it rows are added to those of the same id, or replace them: the server
-            # decides.
-            resume="allow",
-            reinit="create_new",  # never the run of another job in this process
-            settings=wandb.Settings(
-                silent=True,  # our own message says where to look
-                console="off",
-                disable_code=True,
-                disable_git=True,  # a remote's address may contain a password
-                x_disable_stats=True,
-                init_timeout=START_TIMEOUT,
-                finish_timeout=FINISH_TIMEOUT,
-                finish_timeout_raises=True,
-            ),
-        )
+        # A finished run has nothing to measure on the machine that sends it.
+        measure = self.metrics and self.run_dir.config["logger"].get("system_metrics", True)
+        return init_run(self.run_dir, self.identity, self.depth, mode, measure=bool(measure))
 
     def send(self, row: dict[str, float]) -> None:
         """Send a row of metrics.csv, unless W&B has it already.
@@ -194,7 +198,7 @@ class WandbRun(RunCallback):
                 self.run.log({**row, "iteration": iteration})
                 self.last_sent = iteration
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code: int, preempted: bool = False) -> None:
         """Close the W&B run, with the results if there are any."""
         self.start()  # a run that failed before training shows at least how it ended
         if self.run is not None:
@@ -202,7 +206,17 @@ class WandbRun(RunCallback):
                 results = self.run_dir.summary or {}
                 known = {key: value for key, value in results.items() if value is not None}
                 self.run.summary.update(known)
+                if preempted:
+                    self.run.mark_preempting()
+                own_part = Path(self.run.dir).parent.name
                 self.run.finish(exit_code=exit_code)
+                if not self.run.offline:  # all is there: earlier parts are no longer needed
+                    self._remove_parts("*run-*", keep=own_part)
+
+    def _remove_parts(self, pattern: str, keep: str = "") -> None:
+        for part in self.run_dir.path.glob(f"wandb/{pattern}"):
+            if part.name != keep and not part.is_symlink():  # such as latest-run
+                shutil.rmtree(part)
 
     @contextmanager
     def _report_failure(self) -> Iterator[None]:
@@ -219,39 +233,18 @@ class WandbRun(RunCallback):
             self.failed = True
 
 
-def choose_mode() -> tuple[str, str]:
-    """Return W&B's mode, and why it is offline; the user's own choice (WANDB_MODE) comes first."""
-    import wandb
+def send_finished_run(
+    run_dir: RunDir, project: str | None = None, entity: str | None = None
+) -> None:
+    """Send a finished run; rows that W&B has are not sent again.
 
-    settings = wandb.setup(wandb.Settings(silent=True)).settings
-    if settings.mode == "disabled":
-        return "disabled", "as requested"
-    if settings.mode in ("offline", "dryrun"):
-        return "offline", "as requested"
-    if not server_answers(settings.base_url):
-        return "offline", f"{settings.base_url} does not answer"
-    try:
-        # wandb.init would ask at the terminal and wait.
-        has_key = wandb.login(prompt=False, verify=False)
-    except Exception as error:
-        return "offline", first_line(error)
-    return ("online", "") if has_key else ("offline", "no API key: run wandb login")
-
-
-@cache
-def server_answers(url: str) -> bool:
-    """Return whether a server answers, asked once per process; wandb would try for minutes."""
-    try:
-        urlopen(url, timeout=ANSWER_TIMEOUT).close()
-    except HTTPError:
-        return True  # an answer all the same
-    except URLError as error:
-        return isinstance(error.reason, ssl.SSLError)  # wandb has its own certificates
-    except OSError:
-        return False
-    return True
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, or its type."""
-    return str(error).strip().split("\n")[0] or type(error).__name__
+    Args:
+        run_dir: the directory of the run.
+        project: in place of that of wandb.json, or of the run's config.
+        entity: in place of that of wandb.json, or of the run's config.
+    """
+    summary = run_dir.summary
+    assert summary is not None, run_dir.path
+    # Opening and closing it sends all that is in the run directory.
+    with WandbRun(run_dir, depth=summary["depth"], project=project, entity=entity):
+        pass

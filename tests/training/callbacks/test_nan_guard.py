@@ -5,6 +5,10 @@ import torch
 from pytorch_lightning import Callback
 from run_comparison import load_checkpoint
 
+from src.models.resnet import resnet
+from src.tasks.classification import Classifier
+from src.training.callbacks.nan_guard import NaNGuard
+
 
 @pytest.mark.fault_injection("fault", "a loss that is not finite")
 def test_a_loss_that_is_not_finite_ends_the_run_before_the_first_checkpoint(tiny, tmp_path):
@@ -26,6 +30,14 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tiny, tmp_pat
         tiny(*schedule, "recipe.eval_every=8")
     (last,) = tmp_path.rglob("last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 4
+
+
+def test_all_weights_are_checked_with_one_wait_for_the_device(find, monkeypatch):
+    module = Classifier(resnet(1, "A", 10, "fan_in"))
+    answers = []
+    monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: answers.append(tensor) or True)
+    NaNGuard(find()).on_save_checkpoint(None, module, {})
+    assert len(answers) == 1
 
 
 class BreakWeight(Callback):

@@ -1,23 +1,26 @@
 """Runs in W&B: what is sent, and that no failure of W&B reaches the training."""
 
-import os
-import pty
+import json
 import re
-import socket
+import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import wandb
 import yaml
+from command_line import call_here
 from conftest import ROOT
 from fake_wandb_server import KEY, OfflineRun
 
 from src.config import CONF
+from src.training import wandb_init
 from src.training.callbacks import wandb as wandb_callback
 from src.training.callbacks.metrics import metric_columns
-from src.training.callbacks.wandb import WandbRun, choose_mode, flat_config, run_id
+from src.training.callbacks.preemption import Interrupted, requeue_if_interrupted
+from src.training.callbacks.wandb import WandbRun
 
 ROWS = [
     {"iteration": 10, "lr": 0.1, "train/loss": 1.5},
@@ -39,6 +42,7 @@ KILLED = f"""
 import os, sys
 from pathlib import Path
 from src.runs.run_dir import RunDir
+from src.training.callbacks.preemption import Interrupted, requeue_if_interrupted
 from src.training.callbacks.wandb import WandbRun
 run_dir = RunDir.open(Path(sys.argv[1]))
 with WandbRun(run_dir, depth=8, project="deep") as run:
@@ -106,6 +110,10 @@ def send_and_fail(run_dir):
         raise ZeroDivisionError
 
 
+def stored(run_dir):
+    return json.loads((run_dir.path / "wandb.json").read_text())
+
+
 def files_below(path):
     return [file for file in path.rglob("*") if file.is_file()]
 
@@ -145,21 +153,25 @@ def test_a_run_is_described_by_its_config_name_group_and_tags(make):
     run = OfflineRun(run_dir.path)
     names = ("family", "depth", "n", "shortcut", "model", "data", "seed")
     expected = ["residual", 8, 1, "A", "resnet", "digits", 3]
+    curve = run_dir.path.name.removesuffix("-s3")
     assert [run.config[name] for name in names] == expected
     assert run.config["recipe_schedule_lr"] == 0.05
     assert not [key for key in run.config if not re.fullmatch(r"\w+", key)]
-    assert (run.run.project, run.run.run_group, run.run.job_type) == ("deep", "digits", "train")
+    assert curve == run.config["curve"] == "resnet8-lr0.05"
+    assert (run.run.project, run.run.run_group, run.run.job_type) == ("deep", curve, "train")
     assert run.run.display_name == run_dir.path.name
     assert list(run.run.tags) == ["residual", "resnet", "digits"]
     assert (run.summary["test_error"], run.summary["train_error"]) == (50, 40)
     assert "val_error" not in run.summary
 
 
-def test_an_experiment_is_a_group(make):
+def test_an_experiment_is_a_tag_and_no_group_which_would_average_unlike_nets(make):
     run_dir = make()
     run_dir.config["choices"]["experiment"] = "digits_depth"
     send_run(run_dir)
-    assert OfflineRun(run_dir.path).run.run_group == "digits_depth"
+    run = OfflineRun(run_dir.path).run
+    assert list(run.tags) == ["digits_depth", "residual", "resnet", "digits"]
+    assert run.run_group == "resnet8"
 
 
 def test_every_metric_has_the_iteration_as_its_x_axis(make):
@@ -208,12 +220,13 @@ def test_a_run_that_is_killed_and_resumed_offline_is_one_series(make):
 @pytest.mark.slow
 def test_a_run_that_is_killed_and_resumed_online_is_one_series(make, server):
     run_dir = make()
-    name = run_id(run_dir)
-    start_and_kill(run_dir, lambda: len(server.runs.get(name, {}).get("history", [])) == 3)
+    start_and_kill(
+        run_dir, lambda: [len(run["history"]) for run in server.runs.values()] == [len(ROWS)]
+    )
     run_dir.truncate(20)
     send_run(run_dir, [ROWS[2], {"iteration": 40, "lr": 0.01}])
-    ((run_name, run),) = server.runs.items()
-    assert run_name == name
+    ((name, run),) = server.runs.items()
+    assert name == stored(run_dir)["id"]
     history = [(row["iteration"], row["_step"]) for row in run["history"]]
     assert history == [(10, 0), (20, 1), (30, 2), (40, 3)]
     assert (run["exit_code"], run["summary"]["test_error"]) == (0, 50)
@@ -227,7 +240,7 @@ def test_a_run_from_scratch_adds_nothing_to_what_wandb_has_of_it(make, server):
     run_dir.metrics.unlink()
     send_run(run_dir)
     ((name, run),) = server.runs.items()
-    assert name == run_id(run_dir)
+    assert name == stored(run_dir)["id"]
     assert [row["iteration"] for row in run["history"]] == [10, 20, 30]
 
 
@@ -240,7 +253,7 @@ def test_offline_files_are_removed_when_the_run_is_sent(make, server):
 
 
 def test_a_server_that_is_lost_does_not_stop_a_run(make, server, monkeypatch, capsys):
-    monkeypatch.setattr(wandb_callback, "FINISH_TIMEOUT", 1)
+    monkeypatch.setattr(wandb_init, "FINISH_TIMEOUT", 1)
     run_dir = make()
     with wandb_run(run_dir) as run:
         run.start()
@@ -296,68 +309,12 @@ def test_a_key_that_the_server_rejects_makes_the_run_offline(make, server, capfd
     assert not err
 
 
-def test_without_a_key_nobody_is_asked_for_one(server, monkeypatch):
-    """In a process with a terminal, at which wandb would ask; wandb is imported when needed."""
-    monkeypatch.delenv("WANDB_API_KEY")
-    ours, theirs = pty.openpty()
-    code = (
-        "import sys, src.training.trainer; from src.training.callbacks.wandb import choose_mode;"
-        "print('wandb' in sys.modules, *choose_mode())"
-    )
-    terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=100, **terminal)
-    output = os.read(ours, 10_000).decode()
-    os.close(ours)
-    os.close(theirs)
-    assert result.returncode == 0
-    assert output.strip() == "False offline no API key: run wandb login"
-
-
-def test_a_key_of_the_wrong_form_is_reported(server, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "short")
-    mode, reason = choose_mode()
-    assert mode == "offline"
-    assert "WANDB_API_KEY" in reason
-
-
-@pytest.mark.parametrize("listens", [False, True])
-def test_a_server_that_does_not_answer_makes_the_run_offline(monkeypatch, listens):
-    monkeypatch.setattr(wandb_callback, "ANSWER_TIMEOUT", 0.2)
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        if listens:
-            silent.listen()
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
-        monkeypatch.setenv("WANDB_MODE", "online")
-        assert choose_mode() == ("offline", f"{os.environ['WANDB_BASE_URL']} does not answer")
-
-
 def test_a_user_can_turn_wandb_off(make, monkeypatch, capfd):
     monkeypatch.setenv("WANDB_MODE", "disabled")
     run_dir = make()
     send_run(run_dir)
     assert not (run_dir.path / "wandb").exists()
     assert capfd.readouterr() == ("", "")
-
-
-def test_an_id_depends_on_what_a_run_is_and_not_on_where_it_is_executed(find):
-    elsewhere = ("compile=none", "trainer.devices=2", "activation_checkpointing=true")
-    same = find("n=1"), find("n=1", *elsewhere)
-    others = [
-        find("n=1", other)
-        for other in ("seed=1", "recipe.batch_size=64", "data=cifar10", "model=plain")
-    ]
-    assert len({run_id(run_dir) for run_dir in same}) == 1
-    assert len({run_id(run_dir) for run_dir in (*same, *others)}) == 5
-    assert re.fullmatch("[0-9a-f]{16}", run_id(same[0]))
-
-
-def test_a_config_for_wandb_has_one_level(find):
-    flat = flat_config(find("model=resnet20", "data=cifar10").config, 20)
-    names = ("n", "depth", "data", "model")
-    assert [flat[name] for name in names] == [3, 20, "cifar10", "resnet20"]
-    assert not [key for key, value in flat.items() if isinstance(value, dict) or "." in key]
-    assert flat_config(find("model=plain20").config, 20)["shortcut"] is None
 
 
 def test_each_logger_is_a_name_and_what_its_runs_need():
@@ -367,4 +324,166 @@ def test_each_logger_is_a_name_and_what_its_runs_need():
         "csv": "csv",
         "wandb": "wandb",
     }
-    assert loggers == {"csv": {}, "wandb": {"project": "deep-residual-learning", "entity": None}}
+    wandb_keys = {"project": "deep-residual-learning", "entity": None, "system_metrics": True}
+    assert loggers == {"csv": {}, "wandb": wandb_keys}
+
+
+def test_a_run_repeated_in_another_directory_is_another_run_of_wandb(make, server, tmp_path):
+    first = make()
+    send_run(first)
+    second = make(f"output_dir={tmp_path}/colleague")
+    send_run(second, ROWS[:1], SUMMARY | {"test_error": 1.0})
+    runs = [server.runs[stored(run_dir)["id"]] for run_dir in (first, second)]
+    assert len(server.runs) == 2
+    assert [len(run["history"]) for run in runs] == [3, 1]
+    assert [run["summary"]["test_error"] for run in runs] == [50, 1]
+
+
+def test_a_run_deleted_in_wandb_gets_another_id_and_stays_online(make, server, monkeypatch, capsys):
+    monkeypatch.setattr(wandb_init, "START_TIMEOUT", 1)
+    run_dir = make()
+    send_run(run_dir, ROWS[:2], summary=None)
+    deleted = stored(run_dir)["id"]
+    server.deleted.add(deleted)
+    del server.runs[deleted]
+    capsys.readouterr()
+    for _ in range(2):  # the second start has a good id from the beginning
+        send_run(run_dir, [])
+    ((name, run),) = server.runs.items()
+    assert name == stored(run_dir)["id"] != deleted
+    assert [row["iteration"] for row in run["history"]] == [10, 20]
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "is shown at" not in line] == [
+        f"W&B no longer has the run of {run_dir.path}, which was deleted there: it is sent as a "
+        f"new one, {name}"
+    ]
+
+
+def test_a_server_that_answers_later_receives_the_rows_from_the_first(
+    make, server, monkeypatch, capsys
+):
+    run_dir = make()
+    with monkeypatch.context() as unreachable:
+        unreachable.setattr(wandb_callback, "choose_mode", lambda: ("offline", "it is silent"))
+        run = wandb_run(run_dir)
+        run.start()
+        run.on_validation_end()  # too early to try again
+    run_dir.append_metrics(COLUMNS, ROWS[0])
+    run.send(ROWS[0])
+    assert not server.runs
+    run.retry_at = time.monotonic()
+    run.on_validation_end()
+    run.send(ROWS[1])
+    run.finish(0)
+    ((name, sent),) = server.runs.items()
+    assert name == stored(run_dir)["id"]
+    assert [row["iteration"] for row in sent["history"]] == [10, 20]
+    assert not [*run_dir.path.glob("wandb/offline-run-*")]
+    assert "W&B is offline (it is silent)" in capsys.readouterr().out
+
+
+def test_a_run_that_is_offline_on_request_does_not_try_the_server(make):
+    with wandb_run(make()) as run:
+        run.start()
+        assert run.retry_at is None
+
+
+def test_earlier_parts_are_removed_after_a_complete_upload(make, server):
+    run_dir = make()
+    send_run(run_dir, ROWS[:1], summary=None)
+    time.sleep(1.1)  # W&B names parts by the second
+    send_run(run_dir, ROWS[1:])
+    (part,) = run_dir.path.glob("wandb/run-*-*")
+    assert (run_dir.path / "wandb" / "latest-run").resolve() == part
+
+
+def start_and_raise(run_dir, error):
+    with wandb_run(run_dir) as run:
+        run.start()
+        raise error
+
+
+def raised(error, context=None):
+    """Return an error as if it were raised while another one is handled."""
+    error.__context__ = context
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "preempted"),
+    [
+        (ZeroDivisionError(), 1, False),
+        (Interrupted(signal.SIGTERM, "saved"), 1, True),
+        (KeyboardInterrupt(), 255, False),
+        (raised(SystemExit(1), KeyboardInterrupt()), 255, False),  # as Lightning ends a run
+    ],
+)
+def test_a_run_shows_whether_it_failed_or_was_preempted_or_killed(
+    make, server, error, code, preempted
+):
+    with pytest.raises(type(error)):
+        start_and_raise(make(), error)
+    (sent,) = server.runs.values()
+    assert (sent["exit_code"], sent["preempting"]) == (code, preempted)
+
+
+@pytest.fixture
+def agent(server, monkeypatch):
+    """The environment of a trial that `wandb agent` started."""
+    values = {"SWEEP_ID": "sweep", "RUN_ID": "assigned", "ENTITY": "team", "PROJECT": "theirs"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+
+
+def test_a_trial_of_an_agent_is_the_run_that_wandb_assigned(agent, server, make):
+    run_dir = make()
+    send_run(run_dir)
+    ((name, run),) = server.runs.items()
+    assert (name, run["project"], run["entity"]) == ("assigned", "theirs", "team")
+    assert stored(run_dir) == {"entity": "team", "project": "theirs", "id": "assigned"}
+    assert [row["iteration"] for row in run["history"]] == [10, 20, 30]
+
+
+def test_a_trial_that_was_trained_before_still_sends_its_rows_and_its_result(
+    make, server, request, capsys
+):
+    command = ["n=1", "trainer.precision=32-true", "logger=wandb"]
+    run_dir = make("logger=wandb")
+    send_run(run_dir, summary=SUMMARY | {"test_error_top5": 5.0, "images_per_second": 9.0})
+    request.getfixturevalue("agent")
+    wandb.teardown()  # it has read the environment, as no new process would have
+    result = call_here(capsys, *command, f"output_dir={run_dir.path.parents[1]}")
+    assert result.returncode == 0
+    trial = server.runs["assigned"]
+    assert [row["iteration"] for row in trial["history"]] == [10, 20, 30]
+    assert (trial["summary"]["test_error"], trial["exit_code"]) == (50, 0)
+
+
+def test_a_trial_that_the_agent_stops_ends_in_order_and_is_not_requeued(
+    agent, server, make, capsys, monkeypatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "1")
+    with pytest.raises(SystemExit) as ended, requeue_if_interrupted():
+        start_and_raise(make(), Interrupted(signal.SIGTERM, "saved"))
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.endswith("saved; ended by the W&B agent\n")
+    sent = server.runs["assigned"]
+    assert (sent["exit_code"], sent["preempting"]) == (0, False)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_system_metrics_are_measured_unless_turned_off(make, monkeypatch, enabled):
+    init, settings = wandb.init, []
+
+    def record(**options):
+        settings.append(options["settings"])
+        return init(**options)
+
+    monkeypatch.setattr(wandb, "init", record)
+    run_dir = make("logger=wandb", f"logger.system_metrics={enabled}")
+    metrics = SimpleNamespace(written=0)
+    for run in (WandbRun(run_dir, metrics, depth=8), wandb_run(run_dir)):
+        with run:
+            run.start()
+    # The second one sends a run that is trained already.
+    assert [not value.x_disable_stats for value in settings] == [enabled, False]
