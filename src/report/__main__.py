@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from src.report.comparison import group_by
+from src.report.differences import degradation, seed_statistics
 from src.report.results import Run, Skipped, read_runs
-from src.report.results_table import degradation, fill_tables, results_table
+from src.report.results_table import fill_tables, results_table
 from src.tables import write_csv
 
 
@@ -88,7 +89,7 @@ def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
                 written += [f"{part}.svg", f"{part}.png"]
                 if part:  # the page has curves of its own
                     layer_figures[data].append(svg)
-        for sentence in degradation(members):
+        for sentence in [*degradation(members), *seed_statistics(rows)]:
             print(sentence)
         if written:
             print(f"written: {out / name}{', '.join(written)}")

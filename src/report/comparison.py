@@ -25,10 +25,12 @@ NET = r"seed|model\..*"
 
 PAPER_DATA = ("cifar10", "imagenet")
 IMAGENET_IMAGES = 1281167  # training images of ILSVRC 2012
-# Keys that do not make a training differ from the paper's: the net, the validation split (which
-# the paper leaves open), the precision, and how often something is written.
+# Keys that do not make a training differ from the paper's: the net, the validation split and the
+# batches of batch norm (which the paper leaves open, and which have a column), the precision, and
+# how often something is written.
 NO_DEPARTURE = re.compile(
-    r"model\.shortcut|data\.(val_images|on_bad)|trainer\..*|recipe\.(eval|checkpoint)_every"
+    r"model\.shortcut|data\.(val_images|on_bad)|trainer\.(precision|sync_batchnorm)"
+    r"|recipe\.(eval|checkpoint)_every"
 )
 
 
@@ -51,6 +53,8 @@ def comparison_key(config: Config, ignore: str) -> str:
 def changed_keys(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
     """Return the keys, other than depth and seed, in which a run differs from its config files.
 
+    They include arguments of Lightning's Trainer that are in no file, such as gradient_clip_val.
+
     Args:
         config: The nested config of a run.
         choices: Files to take in place of the chosen ones, such as recipe="cifar10".
@@ -60,9 +64,10 @@ def changed_keys(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
     """
     defaults = chosen_values(config["choices"] | choices)
     return {
-        key: (value, defaults[key])
+        key: (value, defaults.get(key))
         for key, value in identity_keys(config).items()
-        if key in defaults and value != defaults[key] and not re.fullmatch(DEPTH, key)
+        if key in defaults or key.startswith("trainer.")
+        if value != defaults.get(key) and not re.fullmatch(DEPTH, key)
     }
 
 
@@ -151,3 +156,24 @@ def group_by(items: Iterable[Item], key: Callable[[Item], Key]) -> dict[Key, lis
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
+
+
+def group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
+    """Group the rows of one data set that differ in nothing but the seed.
+
+    Batch norm sees fewer images on several devices, although the config is that of one device.
+    """
+    keys = ("config", "protocol", "batch_norm_images")
+    return list(group_by(rows, lambda row: tuple(map(row.get, keys))).values())
+
+
+def group_names(groups: Sequence[Sequence[Row]]) -> list[str]:
+    """Name each group of seeds by its runs, without what all names have in common."""
+    return short_names([re.sub(r"-s\d+$", "", seeds[0]["run"]) for seeds in groups])
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Drop what all names have in common but the net: `plain20-a`, `resnet20-a` lose `-a`."""
+    parts = [name.split("-") for name in names]
+    common = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
+    return ["-".join([net, *(part for part in rest if part not in common)]) for net, *rest in parts]

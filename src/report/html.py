@@ -13,15 +13,18 @@ from plotly import graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
+from src.report.comparison import group_seeds
+from src.report.differences import degradation, seed_statistics
 from src.report.interactive import FILTERS, axis_views, curve_figures, depth_figures, filter_values
 from src.report.results import Run, Skipped
-from src.report.results_table import degradation, group_seeds, results_lines
+from src.report.results_table import results_lines
 
 # Of finished runs, formats of the keys of `Run.row`, by column title.
 RESULTS = {
     "training error (%)": "{train_error:.2f}",
     "test error (%)": "{test_error:.2f}",
     "images/s": "{images_per_second:,.0f}",
+    "images per batch norm": "{batch_norm_images}",
     "precision": "{precision}",
     "device": "{count}{device}",
     "commit": "{git_commit!s:.8}",
@@ -71,12 +74,13 @@ def _data_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
     """
     xs, ys = axis_views(runs)
     values = [filter_values(run.row) for run in runs]
-    groups = group_seeds([row for run in runs for row in run.evaluations])
+    rows = [row for run in runs for row in run.evaluations]
+    groups = group_seeds(rows)
     # A result is of all its seeds, so the filter of seeds does not apply to it.
     group_values = (filter_values(group[0], FILTERS[:-1]) for group in groups)
     return {
         "states": Counter(run.state for run in runs),
-        "facts": degradation(runs),
+        "facts": [*degradation(runs), *seed_statistics(rows)],
         "filters": {key: sorted({v[key] for v in values}, key=_natural_order) for key in FILTERS},
         "views": {"y": ys, "x": xs},
         "curves": list(map(_plot, curve_figures(runs, xs, ys))),

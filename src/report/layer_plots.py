@@ -1,11 +1,11 @@
-"""Draw what the layers did at the last evaluation: responses (Fig. 7) and gradient norms."""
+"""Draw measurements of single layers: their responses (Fig. 7) and gradients (Sec. 4.1)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import mean, median
 
 from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, net_labels, new_figure, plt
-from src.report.results import Run
+from src.report.results import Metrics, Run
 
 LOG_SCALE_FROM = 30  # times the median response
 LEGEND_TITLE = "at the last evaluation"
@@ -20,7 +20,10 @@ def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
     Returns:
         The figure, or None if no run has any responses.
     """
-    nets = _read_nets(runs, "response")
+    nets = {
+        style: _by_layer([run.layers for run in seeds], "response")
+        for style, seeds in _group(runs, "response")
+    }
     if not nets:
         return None
     figure, axes = new_figure(2, 1, width=7.5, share_axes=True)
@@ -42,43 +45,53 @@ def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
 
 
 def draw_gradients(runs: Sequence[Run]) -> plt.Figure | None:
-    """Draw the L2 norm of the gradient of each layer's weights; see `draw_responses`."""
-    nets = _read_nets(runs, "gradient")
-    if not nets:
+    """Draw |g| |w| of each layer, at the first iteration and at the last evaluation.
+
+    The norm of the gradient alone shrinks as that of the weights grows, because of batch norm, so
+    it cannot be compared between layers. See `draw_responses`.
+    """
+    at_first, at_last = {}, {}
+    for style, seeds in _group(runs, "scaled_gradient"):
+        at_first[style] = _by_layer([run.first_layers for run in seeds], "scaled_gradient")
+        at_last[style] = _by_layer([run.layers for run in seeds], "scaled_gradient")
+    if not at_last:
         return None
-    figure, [[axis]] = new_figure(1, 1, width=7.5)
-    lines = _draw(axis, nets)
-    axis.set(title="gradients of the layers' weights", xlabel="layer", ylabel="L2 norm")
-    axis.set_yscale("log")  # norms differ by orders of magnitude between layers
-    add_legend(figure, lines, LEGEND_TITLE)
+    figure, axes = new_figure(2, 1, width=7.5, share_axes=True)
+    first, last = axes[:, 0]
+    _draw(first, at_first)
+    lines = _draw(last, at_last)
+    first.set(title="gradients at the first iteration", ylabel="|g| |w|")
+    last.set(title="gradients at the last evaluation", xlabel="layer", ylabel="|g| |w|")
+    first.set_yscale("log")  # they differ by orders of magnitude; the axes are shared
+    add_legend(figure, lines, "norm of the gradient times norm of the weights")
     return figure
 
 
-def _read_nets(runs: Sequence[Run], column: str) -> dict[Style, list[float]]:
-    """Average the layers' values of each net, from the first layer to the last, over its seeds.
+def _group(runs: Sequence[Run], column: str) -> Iterator[tuple[Style, list[Run]]]:
+    """Yield for each net that has values of a column its style and its seeds.
 
     Only the seeds that have come furthest count: values of different iterations do not mix.
     """
     pairs = zip(runs, net_labels(runs), strict=True)
     having = [(run, label) for run, label in pairs if any(column in row for row in run.layers)]
-    nets: dict[Style, list[float]] = {}
-    for seeds in group_by(having, lambda pair: pair[0].row["config"]).values():
+    groups = group_by(having, lambda pair: pair[0].row["config"]).values()
+    for order, seeds in enumerate(groups):
         run, label = seeds[0]
         furthest = max(run.layers[0]["iteration"] for run, _ in seeds)
         if (column, run.row["family"]) == ("response", "preactivation"):
             label += ", before batch norm"  # none of its own follows a layer; see layer_stats.py
         if furthest < run.row["iterations"]:
             label += f" at {furthest:,.0f} of {run.row['iterations']:,} iterations"
-        # The responses of layers that are no 3x3 convolutions have empty cells.
-        by_seed = [
-            [row[column] for row in run.layers if column in row]
-            for run, _ in seeds
-            if run.layers[0]["iteration"] == furthest
-        ]
         dashes = "dashed" if run.row["family"] == "plain" else "solid"
-        style = Style(len(nets), label, dashes)
-        nets[style] = [mean(by_layer) for by_layer in zip(*by_seed, strict=True)]
-    return nets
+        compared = [run for run, _ in seeds if run.layers[0]["iteration"] == furthest]
+        yield Style(order, label, dashes), compared
+
+
+def _by_layer(seeds: Sequence[Metrics], column: str) -> list[float]:
+    """Average the values of each layer, from the first to the last, over the seeds of a net."""
+    # The responses of layers that are no 3x3 convolutions have empty cells.
+    by_seed = [[row[column] for row in rows if column in row] for rows in seeds]
+    return [mean(values) for values in zip(*by_seed, strict=True)]
 
 
 def _draw(axis: plt.Axes, nets: dict[Style, list[float]]) -> dict[Style, plt.Line2D]:

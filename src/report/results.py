@@ -51,6 +51,7 @@ class Run:
         row: What the config says and, of a finished run, its results by the `center` protocol.
         metrics: The rows of metrics.csv, each with the numbers that it has.
         layers: The rows of layers.csv of the last complete evaluation, in layer order.
+        first_layers: Those of the first iteration; none if an older version began the run.
         error: The first line of error.txt of a failed run.
         evaluations: For each protocol that a finished run was tested by, `row` with its errors.
     """
@@ -61,6 +62,7 @@ class Run:
     row: Row
     metrics: Metrics
     layers: Metrics
+    first_layers: Metrics
     error: str = ""
     evaluations: Sequence[Row] = ()
 
@@ -149,17 +151,20 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     run_dir = RunDir.open(path)
     config = run_dir.config
     metrics = _read_numbers(run_dir.metrics, skipped)
-    layers = _last_evaluation(_read_numbers(run_dir.layers, skipped))
+    layer_rows = _read_numbers(run_dir.layers, skipped)
     row, summary = _config_row(path.name, config), run_dir.summary
     if summary is not None:
         # The config is what runs are compared by, but only the net itself knows its depth.
         row |= _summary_row(path, summary) | row | {"depth": summary["depth"]}
+        row["batch_norm_images"] = _batch_norm_images(config, summary.get("devices", 1))
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
     if "scales" in config["data"]:  # the VGG paper has a result for each
         row["scales"] = "-".join(map(str, config["data"]["scales"]))
 
-    run = Run(path, config, "not started", row, metrics, layers)
+    first_layers = [layer for layer in layer_rows if layer["iteration"] == 1]
+    layers = _last_evaluation(layer_rows)
+    run = Run(path, config, "not started", row, metrics, layers, first_layers)
     if summary is not None:
         run.state = "finished"
         scales = sorted(file.stem for file in path.glob("scales*.json"))
@@ -193,6 +198,16 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
         "iterations": int(config["recipe"]["iterations"]),
         "protocol": PROTOCOLS[0],
     }
+
+
+def _batch_norm_images(config: dict[str, Any], world_size: int) -> str:
+    """Return the number of images that one batch norm sees, and whether it is synchronized."""
+    batch_size = config["recipe"]["batch_size"]
+    if not config["model"].get("batch_norm", True):  # a VGG net without any
+        return "-"
+    if config["trainer"]["sync_batchnorm"]:
+        return f"{batch_size} (synchronized)"
+    return str(batch_size // world_size)
 
 
 def _summary_row(path: Path, summary: Row) -> Row:

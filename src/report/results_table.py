@@ -3,13 +3,16 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from statistics import mean, stdev
 
-from src.report.comparison import DEPTH, NET, PAPER_DATA, group_by, join, paper_result
-from src.report.results import Run, group_runs
+from src.report.comparison import PAPER_DATA, group_names, group_seeds, paper_result
+from src.report.confidence import Sample, format_difference, paper_interval
+from src.report.differences import seed_statistics
 from src.tables import Row, markdown_table, read_csv
 
 SPEED = ("net", "subject", "precision", "value", "unit", "src.train / this")
+# The paper's batches on the authors' GPUs: 256 on 8 (README of their nets), and 128 on 2 ("Identity
+# Mappings", appendix), which does not say whether batch norm was synchronized.
+AUTHORS_BATCH_NORM = {"imagenet": "32", "cifar10": "likely 64"}
 FAULT_INJECTION = ("kind", "what", "tried", "failed", "seconds")
 
 
@@ -26,65 +29,51 @@ def results_table(rows: Sequence[Row]) -> str:
     return markdown_table(list(lines[0]), [list(line.values()) for line in lines])
 
 
-def group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
-    """Group the rows of one data set that differ in nothing but the seed."""
-    return list(group_by(rows, lambda row: (row["config"], row.get("protocol"))).values())
-
-
 def results_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
     """Describe the final weights' results, a line for each group of seeds, with its column titles.
 
     Errors are means and standard deviations over the seeds, in percent. The paper's own error
-    (Tables 2 to 4 and 6) is given with each net, but the difference from it only for runs that
-    were trained as in the paper.
+    (Tables 2 to 4 and 6) is given with each net, but the difference from it, with its 95%
+    interval, only for runs that were trained as in the paper.
     """
-    names = short_names([re.sub(r"-s\d+$", "", seeds[0]["run"]) for seeds in groups])
-    return [_results_line(name, seeds) for name, seeds in zip(names, groups, strict=True)]
+    named = zip(group_names(groups), groups, strict=True)
+    return [_results_line(name, seeds) for name, seeds in named]
 
 
 def _results_line(name: str, seeds: Sequence[Row]) -> dict[str, str]:
     row, data = seeds[0], seeds[0]["data"]
     # The seeds differ in nothing that the columns before the errors show.
-    test_errors = [seed["test_error"] for seed in seeds]
+    train, test = (
+        Sample.of([seed[key] for seed in seeds]) for key in ("train_error", "test_error")
+    )
     line = {
         "net": name,
         "layers": str(row["depth"]),
         "shortcut": row["shortcut"] or "-",
         "parameters": f"{row['parameters'] / 1e6:,.2f} M",
         "multiply-adds": f"{row['macs'] / 1e6:,.2f} M",
-        "training error (%)": mean_std([seed["train_error"] for seed in seeds]),
-        "test error (%)": mean_std(test_errors),
+        "training error (%)": str(train),
+        "test error (%)": str(test),
     }
     if data == "imagenet":
-        line["top-5 error (%)"] = mean_std([seed["test_error_top5"] for seed in seeds])
+        line["top-5 error (%)"] = str(Sample.of([seed["test_error_top5"] for seed in seeds]))
         line["protocol"] = row["protocol"]
     line["seeds"] = str(len(seeds))
+    authors = AUTHORS_BATCH_NORM.get(data)
+    title = f"images per batch norm{f' (authors: {authors})' if authors else ''}"
+    line[title] = str(row.get("batch_norm_images") or "-")  # rows of older versions lack it
     if data not in PAPER_DATA:
         return line | {"iterations": f"{row['iterations']:,}"}
 
     paper = paper_result(row)
     difference = "-"
     if paper and not row["departures"]:
-        difference = f"{mean(test_errors) - paper['error']:+.2f}"
+        difference = format_difference(test.mean - paper["error"], paper_interval(test, paper))
     return line | {
         "paper (%)": format_paper_result(paper) if paper else "-",
         "difference": difference,
         "training": row["departures"] or "as in the paper",
     }
-
-
-def short_names(names: Sequence[str]) -> list[str]:
-    """Drop what all names have in common but the net: `plain20-a`, `resnet20-a` lose `-a`."""
-    parts = [name.split("-") for name in names]
-    common = set.intersection(*map(set, parts)) if len(parts) > 1 else set()
-    return ["-".join([net, *(part for part in rest if part not in common)]) for net, *rest in parts]
-
-
-def mean_std(values: Sequence[float], unit: str = "") -> str:
-    """Format a mean and, of several values, their standard deviation."""
-    # stdev divides by n - 1: the seeds are a sample of all.
-    std = f" ± {stdev(values):.2f}" if len(values) > 1 else ""
-    return f"{mean(values):.2f}{std}{unit}"
 
 
 def format_paper_result(paper: Row) -> str:
@@ -95,45 +84,9 @@ def format_paper_result(paper: Row) -> str:
     return f"{paper['error']:.2f}{std}{best}{top5} ({paper['where']})"
 
 
-def degradation(runs: Sequence[Run]) -> list[str]:
-    """Compare the training errors of the deepest and the shallowest nets (Sec. 1, 4.2).
-
-    Args:
-        runs: Runs in any state; only finished ones count.
-
-    Returns:
-        A sentence for each data set and way of training, over all families of nets. The nets
-        that are compared differ in nothing but their depth.
-    """
-    finished = [run for run in runs if run.finished]
-    sentences = []
-    # The setting says nothing of `model`: what the nets differ in is said of each kind.
-    for setting, nets in group_runs(finished, ignore=NET, keys=r"(?!model\.).*"):
-        # A kind is a family with its shortcut and other settings of the net.
-        kinds = group_runs(nets, ignore=DEPTH, keys=r"model\..*")
-        sentence = "; ".join(filter(None, (_compare_depths(kind, label) for label, kind in kinds)))
-        if sentence:
-            data = nets[0].row["data"]
-            sentences.append(f"{f'{data} ({setting})' if setting else data}: {sentence}")
-    return sentences
-
-
-def _compare_depths(runs: Sequence[Run], label: str) -> str:
-    """Compare the deepest with the shallowest of some runs; empty if all have one depth."""
-    by_depth = group_by(runs, lambda run: run.row["depth"])
-    if len(by_depth) == 1:
-        return ""
-    depths = (max(by_depth), min(by_depth))
-    deep, shallow = ([run.row["train_error"] for run in by_depth[depth]] for depth in depths)
-    # Of the training error: that it rises with depth is what the paper calls degradation.
-    increase = mean(deep) - mean(shallow)
-    sign = ">" if increase > 0 else "<" if increase < 0 else "="
-    verdict = f"degradation by {increase:.2f} points" if increase > 0 else "no degradation"
-    name = join(runs[0].row["family"], label)
-    return (
-        f"{name}: {depths[0]} layers {mean_std(deep, '%')} {sign} {depths[1]} layers "
-        f"{mean_std(shallow, '%')} (training error), {verdict}"
-    )
+def seeds_list(rows: Sequence[Row]) -> str:
+    """Lay out what several seeds show as a list, see `seed_statistics`."""
+    return "\n".join(f"- {sentence}" for sentence in seed_statistics(rows))
 
 
 def speed_table(rows: Sequence[Row]) -> str:
@@ -153,6 +106,7 @@ def fault_injection_table(rows: Sequence[Row]) -> str:
 
 TABLES = {
     "table": results_table,
+    "seeds": seeds_list,
     "speed": speed_table,
     "fault_injection": fault_injection_table,
 }
@@ -163,8 +117,9 @@ def fill_tables(text: str, root: Path) -> str:
 
     Args:
         text: Each table in it stands between `<!-- table: FILE -->` and `<!-- end -->`, where
-            FILE is a CSV file. `speed` and `fault_injection` in place of `table` stand for
-            tables of `python -m src.benchmark` and `make fault-injection`.
+            FILE is a CSV file. `seeds` in place of `table` stands for a list of differences with
+            their intervals, `speed` and `fault_injection` for tables of
+            `python -m src.benchmark` and `make fault-injection`.
         root: The directory to which FILE is relative.
 
     Returns:

@@ -11,15 +11,20 @@ from src.runs.atomic_io import atomic_write, writing
 def append_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
     """Append rows to a CSV file, after a header if the file is new.
 
+    A file keeps the columns that it has: a run that resumes may have been begun by an older
+    version, which wrote fewer.
     Lightning's CSVLogger is not used: it deletes its file when a run resumes.
 
     Raises:
         OSError: the file cannot be written.
     """
-    new = not path.exists()
-    with writing(path), open(path, "a", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        if new:
+    with writing(path), open(path, "a+", newline="") as file:
+        file.seek(0)
+        existing = next(csv.reader(file), None)
+        writer = csv.DictWriter(
+            file, existing or columns, extrasaction="ignore", lineterminator="\n"
+        )
+        if not existing:
             writer.writeheader()
         writer.writerows(rows)
 

@@ -5,7 +5,8 @@ A directory is named by what the run is, so that the same command finds its own 
     OUTPUT_DIR/<data>/<net>-<what differs from the defaults>-s<seed>/
         config.yaml            the resolved config
         metrics.csv            one row per logged iteration; errors in percent
-        layers.csv             gradient and response of each layer, at each evaluation
+        layers.csv             gradient of each layer at the first iteration; gradient and response
+                               at each evaluation
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so its presence means finished
         10crop.json            and multiscale.json: results of those evaluation protocols
@@ -30,7 +31,7 @@ from src.runs.csv_rows import append_rows, read_rows, truncate_rows
 from src.runs.lock import exclusive_lock
 from src.runs.naming import differences, run_key
 
-LAYER_COLUMNS = ("iteration", "layer", "gradient", "response")
+LAYER_COLUMNS = ("iteration", "layer", "gradient", "scaled_gradient", "response")
 
 
 class RunDir:
@@ -182,10 +183,17 @@ class RunDir:
         self._append(self.metrics, columns, [row])
 
     def append_layers(
-        self, iteration: int, gradients: dict[str, float], responses: dict[str, float]
+        self,
+        iteration: int,
+        gradients: dict[str, float],
+        weights: dict[str, float],
+        responses: dict[str, float],
     ) -> None:
-        """Append one row per layer to layers.csv."""
-        values = [(iteration, name, norm, responses.get(name)) for name, norm in gradients.items()]
+        """Append one row per layer to layers.csv, from the norms of its gradient and weights."""
+        values = [
+            (iteration, name, gradient, gradient * weights[name], responses.get(name))
+            for name, gradient in gradients.items()
+        ]
         rows = [dict(zip(LAYER_COLUMNS, value, strict=True)) for value in values]
         self._append(self.layers, LAYER_COLUMNS, rows)
 

@@ -57,7 +57,7 @@ class RunCallbacks:
             LostProcessTimeout(),
             self.metrics,
             PreciseBN(batches, intervals, self.stopwatch),
-            LayerStats(run_dir),
+            LayerStats(run_dir, intervals),
             *([self.wandb_run] if self.wandb_run else []),
             Progress(run_dir, self.metrics, checkpointing),
             nan_guard,

@@ -58,6 +58,16 @@ def make_config(kind="resnet", depth=20, seed=0, data="cifar10", **overrides):
     return config
 
 
+def layer_row(iteration, number, gradient, response=None):
+    return {
+        "iteration": iteration,
+        "layer": f"conv{number}",
+        "gradient": gradient,
+        "scaled_gradient": gradient * (3 if iteration == 1 else 2),
+        "response": response,
+    }
+
+
 def write_run(root, config, errors=(), final=None, failure=None, layers=None, name=None):
     """Write a run directory in the state that the arguments describe.
 
@@ -66,7 +76,8 @@ def write_run(root, config, errors=(), final=None, failure=None, layers=None, na
             errors precedes each.
         final: Training and test error of a finished run.
         failure: The text of error.txt.
-        layers: (gradient, response) of each layer; None for no response.
+        layers: (gradient, response) of each layer; None for no response. The weights have a norm
+            of 3 at the first iteration, then of 2.
         name: The directory's name, if not the net's and the seed's.
     """
     kind, seed, data = config["choices"]["model"], config["seed"], config["choices"]["data"]
@@ -76,7 +87,8 @@ def write_run(root, config, errors=(), final=None, failure=None, layers=None, na
     (path / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     iterations, depth = config["recipe"]["iterations"], 6 * config["model"]["n"] + 2
-    rows, layer_rows = [], []
+    rows = []
+    layer_rows = [layer_row(1, k, gradient) for k, (gradient, _) in enumerate(layers or ())]
     for i, (train, test) in enumerate(errors, start=1):
         at = iterations * i // 8
         loss = {"lr": 0.1 if i < 4 else 0.01, "train/loss": train / 40}
@@ -86,10 +98,7 @@ def write_run(root, config, errors=(), final=None, failure=None, layers=None, na
             | loss
             | {"train/error": train, "test/error": test, "test/loss": test / 40}
         )
-        layer_rows += [
-            {"iteration": at, "layer": f"conv{k}", "gradient": gradient, "response": response}
-            for k, (gradient, response) in enumerate(layers or ())
-        ]
+        layer_rows += [layer_row(at, k, *values) for k, values in enumerate(layers or ())]
     for file, written in ((run_dir.metrics, rows), (run_dir.layers, layer_rows)):
         if written:
             write_csv(file, written)

@@ -9,6 +9,7 @@ from src.report.comparison import (
     departures,
     group_by,
     paper_result,
+    short_names,
     variant_labels,
 )
 
@@ -64,6 +65,8 @@ def test_a_key_that_a_stored_config_lacks_has_its_default():
             },
             "",
         ),
+        ({"trainer__sync_batchnorm": True}, ""),
+        ({"trainer__gradient_clip_val": 1.0}, "gradient_clip_val 1.0, not None"),
         ({"recipe__iterations": 2000}, "2,000 of 64,000 iterations"),
         ({"recipe__batch_size": 64}, "batch_size 64, not 128"),
         (
@@ -165,3 +168,12 @@ def test_vgg_results_are_compared_by_the_scales_of_training_and_test(net, scales
 
 def test_groups_keep_the_order_of_unsorted_items():
     assert group_by([3, 1, 5, 2], lambda i: i % 2) == {1: [3, 1, 5], 0: [2]}
+
+
+def test_short_names_keep_the_net_and_drop_what_all_names_have():
+    assert short_names(["plain20-a-b", "resnet20-a-b"]) == ["plain20", "resnet20"]
+    assert short_names(["resnet20-lr1-bf16-mixed", "resnet20-lr1"]) == [
+        "resnet20-bf16-mixed",
+        "resnet20",
+    ]
+    assert short_names(["resnet20-lr1"]) == ["resnet20-lr1"]

@@ -129,8 +129,30 @@ def test_responses_are_in_layer_order_and_sorted_and_averaged_over_seeds(tmp_pat
     assert order[0].get_color() != order[1].get_color()
     assert [line.get_linestyle() for line in order] == ["--", "-"]
     assert names[:2] == ["plain-20", "residual-20 at 8,000 of 64,000 iterations"]
-    (_, norms), _ = contents(draw_gradients(read(tmp_path)))
-    assert [list(line.get_ydata()) for line in norms] == [[1, 3, 3], [0.5, 0.5, 0.5]]
+
+
+def test_gradients_are_scaled_by_the_weights_at_the_first_iteration_and_the_last(tmp_path):
+    nets = [("plain", 1.0, 3.0), ("plain", 3.0, 5.0), ("resnet", 0.5, 0.25)]
+    for seed, (kind, *gradients) in enumerate(nets):
+        layers = [(gradient, None) for gradient in gradients]
+        write_run(tmp_path, make_config(kind, 20, seed), [(6, 5)] * 8, layers=layers)
+    (first_title, first), (last_title, last), names = contents(draw_gradients(read(tmp_path)))
+    assert [first_title, last_title] == [
+        "gradients at the first iteration",
+        "gradients at the last evaluation",
+    ]
+    assert [list(line.get_ydata()) for line in first] == [[6, 12], [1.5, 0.75]]
+    assert [list(line.get_ydata()) for line in last] == [[4, 8], [1, 0.5]]
+    assert names[:2] == ["plain-20", "residual-20"]
+
+
+def test_a_run_of_an_older_version_has_responses_but_no_scaled_gradients(tmp_path):
+    path = write_run(tmp_path, make_config("plain", 20), [(6, 5)])
+    (path / "layers.csv").write_text("iteration,layer,gradient,response\n8000,conv1,2.0,0.5\n")
+    [run] = read(tmp_path)
+    assert run.layers == [{"iteration": 8000, "gradient": 2, "response": 0.5}]
+    assert draw_gradients([run]) is None
+    assert draw_responses([run]) is not None
 
 
 def test_responses_of_pre_activation_nets_are_marked_as_those_of_the_convolutions(tmp_path):

@@ -229,7 +229,7 @@ def test_the_results_are_the_printed_table(page, written):
     lines = results_table(finished).splitlines()[2:]
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert rows(page, "results") == cells
-    assert cells[2][-3:] == ["8.75 (Table 6)", "-0.12", "as in the paper"]
+    assert cells[2][-3:] == ["8.75 (Table 6)", "-0.12 [-2.36, +2.11]", "as in the paper"]
 
 
 def test_a_click_on_a_title_sorts_a_table_and_leaves_unknown_values_last(page):

@@ -36,7 +36,7 @@ def test_the_command_writes_results_figures_and_a_page_of_all_data_sets(report, 
     report(runs, "-o", out)
     output = capsys.readouterr()
     assert (
-        "plain: 56 layers 40.00% > 20 layers 30.00% (training error), degradation by 10.00 points"
+        "plain: 56 layers 40.00% > 20 layers 30.00% (training error), degradation: +10.00 points"
         in output.out
     )
     figures = ("cifar10", "cifar10-gradients", "cifar10-responses", "digits")

@@ -94,7 +94,7 @@ def test_an_incomplete_last_row_is_ignored(tmp_path):
             file.write(part)
     [run], skipped = read_runs([tmp_path])
     assert run.metrics[-1]["train/error"] == 41
-    assert run.layers[-1] == {"iteration": 16000, "gradient": 2.0}
+    assert run.layers[-1] == {"iteration": 16000, "gradient": 2.0, "scaled_gradient": 4.0}
     assert [path.name for path, _ in skipped] == ["metrics.csv", "layers.csv"]
 
 
@@ -104,9 +104,10 @@ def test_an_evaluation_without_all_layers_is_ignored(tmp_path):
         file.write("16000,conv0,7.0,\n")
     [run], _ = read_runs([tmp_path])
     assert run.layers == [
-        {"iteration": 8000, "gradient": 1, "response": 0.5},
-        {"iteration": 8000, "gradient": 2},
+        {"iteration": 8000, "gradient": 1, "scaled_gradient": 2, "response": 0.5},
+        {"iteration": 8000, "gradient": 2, "scaled_gradient": 4},
     ]
+    assert [row["scaled_gradient"] for row in run.first_layers] == [3, 6]
 
 
 def test_of_copies_of_a_run_the_most_complete_counts(tmp_path):

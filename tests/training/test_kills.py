@@ -25,7 +25,7 @@ OVERRIDES = [
 OCCURRENCES = {
     "creating its directory": 1,
     "training": 10,
-    "writing rows": 8,
+    "writing rows": 9,
     "evaluating": 2,
     "writing a checkpoint": 6,
 }

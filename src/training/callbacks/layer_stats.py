@@ -1,6 +1,6 @@
-"""Measure single layers at each evaluation: responses (Fig. 7) and gradient norms (Sec. 4.1)."""
+"""Measure single layers: gradient norms (Sec. 4.1) and, at evaluations, responses (Fig. 7)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
@@ -13,18 +13,37 @@ from src.models.complexity import weighted_layers
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Classifier
 from src.training.callbacks.base import RunCallback
+from src.training.intervals import Intervals
 
 
 class LayerStats(RunCallback):
-    """Write layers.csv: a row for each layer at each evaluation."""
+    """Write layers.csv: a row for each layer at the first iteration and at each evaluation.
 
-    def __init__(self, run_dir: RunDir) -> None:
-        self.run_dir = run_dir
+    The gradients are those of the iteration's own backward pass. At the first iteration the norms
+    of the weights are those before its update, at evaluations those after it.
+    """
+
+    def __init__(self, run_dir: RunDir, intervals: Intervals) -> None:
+        self.run_dir, self.intervals = run_dir, intervals
         self.measuring = ExitStack()
+
+    def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+        """Measure the weights before the first update.
+
+        A captured step has no hook between its backward pass and its update.
+        """
+        self.weights = weight_norms(module.net)
+
+    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
+        """Write the rows of the first iteration, unless its evaluation will write them."""
+        if trainer.global_step == 1 and not self.intervals.evaluates(1):
+            self._write(trainer, gradient_norms(module.net), {})
 
     def on_validation_start(self, trainer: Trainer, module: Classifier) -> None:
         """Measure the gradients of the latest iteration, and start to measure responses."""
         self.gradients = gradient_norms(module.net)
+        if trainer.global_step > 1:
+            self.weights = weight_norms(module.net)
         self.responses = self.measuring.enter_context(record_responses(module.net))
 
     def on_validation_batch_end(self, *_: object) -> None:
@@ -34,17 +53,36 @@ class LayerStats(RunCallback):
     def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
         """Write the rows."""
         self.measuring.close()  # there is no batch on a rank that could read none of its images
+        self._write(trainer, self.gradients, self.responses)
+
+    def _write(
+        self, trainer: Trainer, gradients: dict[str, float], responses: dict[str, float]
+    ) -> None:
         if trainer.is_global_zero:
-            self.run_dir.append_layers(trainer.global_step, self.gradients, self.responses)
+            self.run_dir.append_layers(trainer.global_step, gradients, self.weights, responses)
 
 
 def gradient_norms(net: nn.Module) -> dict[str, float]:
-    """Return the L2 norm of the latest gradient of each layer's weights."""
+    """Return the L2 norm of the latest gradient of each layer's weights.
+
+    Batch norm makes it inversely proportional to the norm of the weights before it: only the
+    product of both norms can be compared between layers and iterations.
+    """
     layers = weighted_layers(net)
+    gradients = [layer.weight.grad for layer in layers.values()]
+    return _norms(layers, [gradient for gradient in gradients if gradient is not None])
+
+
+def weight_norms(net: nn.Module) -> dict[str, float]:
+    """Return the L2 norm of each layer's weights."""
+    layers = weighted_layers(net)
+    return _norms(layers, [layer.weight.detach() for layer in layers.values()])
+
+
+def _norms(names: Iterable[str], tensors: Iterable[Tensor]) -> dict[str, float]:
     # Stacked, so that the device is waited for once and not once per layer.
-    gradients = (layer.weight.grad for layer in layers.values())
-    norms = torch.stack([g.float().norm() for g in gradients if g is not None])
-    return dict(zip(layers, norms.tolist(), strict=True))
+    norms = torch.stack([tensor.float().norm() for tensor in tensors])
+    return dict(zip(names, norms.tolist(), strict=True))
 
 
 def responding_modules(net: nn.Module) -> dict[str, nn.Module]:

@@ -11,7 +11,9 @@ from src.models.complexity import weighted_layers
 from src.models.preact_resnet import preact_resnet, preact_resnet_bottleneck
 from src.models.resnet import plain, resnet, resnet_imagenet
 from src.models.vgg import VGG
-from src.training.callbacks.layer_stats import gradient_norms, record_responses
+from src.tables import read_csv
+from src.training.callbacks.base import RunCallback
+from src.training.callbacks.layer_stats import gradient_norms, record_responses, weight_norms
 
 NETS = {
     "plain8": (lambda: plain(1, 10, "he_fan_in"), 7),
@@ -92,13 +94,61 @@ def test_an_error_leaves_no_hook_on_the_net():
     assert not [module for module in net.modules() if module._forward_hooks]
 
 
-def test_layers_csv_has_a_row_for_each_layer_at_each_evaluation(tiny):
+def test_layers_csv_has_a_row_for_each_layer_at_the_first_iteration_and_each_evaluation(tiny):
     run_dir = tiny()
     with open(run_dir.layers, newline="") as file:
         rows = list(csv.DictReader(file))
     layers = [*weighted_layers(resnet(1, "A", 10, "he_fan_in"))]
-    assert [row["layer"] for row in rows] == 3 * layers
-    assert [row["iteration"] for row in rows] == [i for i in "368" for _ in layers]
+    assert [row["layer"] for row in rows] == 4 * layers
+    assert [row["iteration"] for row in rows] == [i for i in "1368" for _ in layers]
     assert all(float(row["gradient"]) > 0 for row in rows)
-    # The fully connected layer has no response: no batch norm follows it.
-    assert [row["layer"] for row in rows if not row["response"]] == 3 * ["fc"]
+    # No batch is evaluated at the first iteration, and no batch norm follows the last layer.
+    without = [row["layer"] for row in rows if not row["response"]]
+    assert without == [*layers, *(3 * ["fc"])]
+
+
+class NormsOfEachIteration(RunCallback):
+    """Remember the norms of weights before, and of gradients after each iteration."""
+
+    def __init__(self):
+        self.weights, self.gradients = [], []
+
+    def on_train_batch_start(self, trainer, module, *_):
+        self.weights.append(weight_norms(module.net))
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.gradients.append(gradient_norms(module.net))
+
+
+@pytest.mark.parametrize("compile", ["none", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("eval_every", [1, 3])
+def test_gradients_of_the_first_iteration_are_scaled_by_the_weights_it_began_with(
+    tiny, compile, eval_every
+):
+    norms = NormsOfEachIteration()
+    overrides = f"compile={compile}", f"recipe.eval_every={eval_every}", "recipe.iterations=3"
+    rows = read_csv(tiny(*overrides, callbacks=[norms]).layers)
+    first = [row for row in rows if row["iteration"] == 1]
+    assert [row["layer"] for row in first] == [*norms.weights[0]]
+    for row in first:
+        layer = row["layer"]
+        assert row["gradient"] == norms.gradients[0][layer]
+        expected = norms.gradients[0][layer] * norms.weights[0][layer]
+        assert row["scaled_gradient"] == pytest.approx(expected, rel=1e-12)
+        assert norms.weights[0][layer] != norms.weights[1][layer]
+    assert any(row["response"] for row in first) == (eval_every == 1)
+
+
+def test_a_scaled_gradient_does_not_depend_on_the_scale_of_the_weights():
+    scaled = []
+    for factor in (1, 8):
+        torch.manual_seed(0)
+        net = plain(1, 10, "he_fan_in")
+        with torch.no_grad():
+            net.layer1[0].conv1.weight.mul_(factor)
+        F.cross_entropy(net(torch.randn(4, 3, 32, 32)), torch.arange(4)).backward()
+        norms = gradient_norms(net), weight_norms(net)
+        scaled.append([by_layer["layer1.0.conv1"] for by_layer in norms])
+    (gradient, weight), (other_gradient, other_weight) = scaled
+    assert other_weight == pytest.approx(8 * weight)
+    assert 8 * other_gradient == pytest.approx(gradient, rel=1e-3)
