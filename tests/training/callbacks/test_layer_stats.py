@@ -199,7 +199,7 @@ def test_the_signals_of_the_first_iteration_are_in_its_rows_alone(tiny, eval_eve
     rows = read_csv(tiny(f"recipe.eval_every={eval_every}", "recipe.iterations=3").layers)
     signals = {"forward_std", "backward_std"}
     with_signals = [row for row in rows if any(row[column] for column in signals)]
-    convolutions = [layer for layer in weighted_layers(resnet(1, "A", 10, "he_fan_in"))][:-1]
+    convolutions = [*weighted_layers(resnet(1, "A", 10, "he_fan_in"))][:-1]
     assert [row["layer"] for row in with_signals] == convolutions
     assert {row["iteration"] for row in with_signals} == {1}
     # Batch norm makes every response one of variance 1, before its weights are trained.
