@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from src.report.comparison import group_by
+from src.report.convergence import convergence_rows, convergence_table
 from src.report.differences import degradation, seed_statistics
 from src.report.results import Run, Skipped, read_runs
 from src.report.results_table import fill_tables, results_table
@@ -64,12 +65,20 @@ def main() -> None:
 def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
     """Write tables, figures and the page into `out`, and print the results."""
     # Here, so that --help and --readme do not wait for matplotlib and Plotly.
+    from src.report.convergence_plot import draw_convergence
     from src.report.curves import draw_curves
     from src.report.figures import save_figure
     from src.report.html import write_page
     from src.report.layer_plots import draw_gradients, draw_responses
+    from src.report.signal_plots import draw_signals
 
-    drawings = {"": draw_curves, "-responses": draw_responses, "-gradients": draw_gradients}
+    drawings = {
+        "": draw_curves,
+        "-convergence": draw_convergence,
+        "-signals": draw_signals,
+        "-responses": draw_responses,
+        "-gradients": draw_gradients,
+    }
     out.mkdir(parents=True, exist_ok=True)
     by_data = group_by(runs, lambda run: run.row["data"])
     layer_figures: dict[str, list[Path]] = {}
@@ -82,6 +91,10 @@ def write_report(runs: list[Run], skipped: Skipped, out: Path) -> None:
             write_csv(out / f"{name}.csv", rows)
             written.append(".csv")
             print(results_table(rows))
+            convergence = convergence_rows(members)
+            write_csv(out / f"{name}-convergence.csv", convergence)
+            written.append("-convergence.csv")
+            print(convergence_table(convergence))
         for part, draw in drawings.items():
             figure = draw(members)
             if figure:
