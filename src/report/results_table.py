@@ -121,8 +121,7 @@ def fill_tables(text: str, root: Path) -> str:
         text: Each table in it stands between `<!-- table: FILE -->` and `<!-- end -->`, where
             FILE is a CSV file. `seeds` in place of `table` stands for a list of differences with
             their intervals, `convergence` for `convergence_table`, `speed` and `fault_injection`
-            for tables of
-            `python -m src.benchmark` and `make fault-injection`.
+            for tables of `python -m src.benchmark` and `make fault-injection`.
         root: The directory to which FILE is relative.
 
     Returns:

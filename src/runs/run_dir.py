@@ -5,8 +5,8 @@ A directory is named by what the run is, so that the same command finds its own 
     OUTPUT_DIR/<data>/<net>-<what differs from the defaults>-s<seed>/
         config.yaml            the resolved config
         metrics.csv            one row per logged iteration; errors in percent
-        layers.csv             gradient of each layer at the first iteration; gradient and response
-                               at each evaluation
+        layers.csv             gradient and signals of each layer at the first iteration; gradient
+                               and response at each evaluation
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so its presence means finished
         10crop.json            and multiscale.json: results of those evaluation protocols
