@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.config import known_keys
-from src.runs.config_files import RENAMED_KEYS
+from src.runs.config_files import RENAMED_KEYS, RENAMED_VALUES
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
 # The last one is a loss or weight that is not finite.
@@ -27,7 +27,8 @@ USER_ERRORS = (*CONFIG_ERRORS, ValueError, OSError, FloatingPointError)
 # By name, so that Lightning and submitit need not be imported.
 LIGHTNING_ERROR = "MisconfigurationException"
 USER_ERROR_NAMES = (LIGHTNING_ERROR, "FailedJobError", "UncompletedJobError")
-RENAMED_VALUES = {
+# Of keys that were renamed, by their old names.
+OLD_KEY_VALUES = {
     "step": {"eager": "none", "graph": "cudagraph", "compile": "inductor"},
     "recipe.schedule.divisor": {"10": "0.1", "10.0": "0.1", "5.0": "0.2", "2.0": "0.5"},
 }
@@ -73,15 +74,19 @@ def catch_user_errors(task: Callable[[DictConfig], None]) -> Callable[[DictConfi
 
 
 def rename_old_key(argument: str) -> str:
-    """Return an argument with the present name of its key; an old name prints a line."""
+    """Return an argument with the present names of its key and values; an old one prints a line."""
     key, equals, value = argument.partition("=")
-    if not equals or key not in RENAMED_KEYS:
-        return argument
-    values = RENAMED_VALUES.get(key, {})
+    present_key = RENAMED_KEYS.get(key, key)
+    values = OLD_KEY_VALUES.get(key) or RENAMED_VALUES.get(key, {})
     # A sweep has several values: step=graph,eager.
-    present = ",".join(values.get(part, part) for part in value.split(","))
-    renamed = f"{RENAMED_KEYS[key]}={present}"
-    print(f"{key}= is now {RENAMED_KEYS[key]}=: reading {renamed}", file=sys.stderr)
+    present_value = ",".join(values.get(part, part) for part in value.split(","))
+    renamed = f"{present_key}={present_value}"
+    if not equals or renamed == argument:
+        return argument
+    if key == present_key:
+        print(f"{argument} is now {renamed}", file=sys.stderr)
+    else:
+        print(f"{key}= is now {present_key}=: reading {renamed}", file=sys.stderr)
     return renamed
 
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 from hydra.errors import InstantiationException
 
 from src.cli import (
-    RENAMED_VALUES,
+    OLD_KEY_VALUES,
     catch_user_errors,
     did_you_mean,
     format_error,
@@ -18,7 +18,7 @@ from src.cli import (
     run_entry_point,
 )
 from src.config import compose_config
-from src.runs.config_files import RENAMED_KEYS
+from src.runs.config_files import RENAMED_KEYS, RENAMED_VALUES
 
 # What the config alone shows to be wrong, before torch is imported.
 USER_ERRORS = {
@@ -133,15 +133,33 @@ def test_an_old_key_is_read_as_the_present_one_with_a_line_that_says_so(capsys, 
 @pytest.mark.parametrize(
     ("argument", "expected"),
     [(f"{key}={old}", f"{RENAMED_KEYS[key]}={new}")
+     for key, values in OLD_KEY_VALUES.items() for old, new in values.items()]
+    + [(f"{key}={old}", f"{key}={new}")
      for key, values in RENAMED_VALUES.items() for old, new in values.items()]
     + [("step=graph,eager", "compile=cudagraph,none"), ("step=auto", "compile=auto")],
 )  # fmt: skip
-def test_an_old_value_of_an_old_key_is_read_as_the_present_one(argument, expected):
+def test_an_old_value_of_a_key_is_read_as_the_present_one(argument, expected):
     assert rename_old_key(argument) == expected
 
 
+def test_an_old_value_prints_a_line_with_the_present_one(capsys):
+    argument = "model.init=fan_out,lecun"
+    assert rename_old_key(argument) == "model.init=he_fan_out,lecun"
+    assert capsys.readouterr() == ("", f"{argument} is now model.init=he_fan_out,lecun\n")
+
+
 @pytest.mark.parametrize(
-    "argument", ["-m", "--help", "n=3", "data.root=runs=old", "compile=none", "+new=step", ""]
+    "argument",
+    [
+        "-m",
+        "--help",
+        "n=3",
+        "data.root=runs=old",
+        "compile=none",
+        "model.init=xavier",
+        "+new=step",
+        "",
+    ],
 )
 def test_other_arguments_are_left_alone(capsys, argument):
     assert rename_old_key(argument) == argument

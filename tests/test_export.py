@@ -52,7 +52,7 @@ def check_metadata(metadata):
 
 @torch.no_grad()
 def check_weights(state, net):
-    other = resnet(1, "A", 10, "fan_in").eval()
+    other = resnet(1, "A", 10, "he_fan_in").eval()
     other.load_state_dict(state)
     torch.testing.assert_close(other(IMAGES), net(IMAGES))
 

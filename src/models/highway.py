@@ -27,18 +27,10 @@ class HighwayBlock(PlainBlock):
         stride: Of the first layer, the shortcut and the gate.
         dilation: Of both layers.
         shortcut: A, B or C.
-        transform_bias: Initial bias of the gate. With a low one T starts near zero, so that the
-            block starts near its shortcut.
     """
 
     def __init__(
-        self,
-        in_channels: int,
-        width: int,
-        stride: int,
-        dilation: int,
-        shortcut: str,
-        transform_bias: float,
+        self, in_channels: int, width: int, stride: int, dilation: int, shortcut: str
     ) -> None:
         super().__init__(in_channels, width, stride, dilation)
         # Below `downsample`, as projections: `depth` and `receptive_field` leave those out.
@@ -48,7 +40,6 @@ class HighwayBlock(PlainBlock):
                 "gate": nn.Conv2d(in_channels, width, 1, stride),
             }
         )
-        nn.init.constant_(self.get_parameter("downsample.gate.bias"), transform_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block's output."""
@@ -60,9 +51,18 @@ class HighwayBlock(PlainBlock):
 
 
 def highway(
-    n: int, shortcut: str, transform_bias: float, num_classes: int, init: str
+    n: int, shortcut: str, transform_bias: float, num_classes: int, init: str, norm: str = "batch"
 ) -> ResidualNet:
     """Make the highway net of 6n+2 layers for 32x32 images, `resnet(n, shortcut, ...)` with gates.
+
+    Args:
+        n: 1, 2, 3, ...
+        shortcut: A, B or C.
+        transform_bias: Initial bias of the gates. With a low one T starts near zero, so that the
+            blocks start near their shortcuts.
+        num_classes: Number of class scores.
+        init: Initialization of the convolutions, those of the gates too; see `initialize`.
+        norm: `batch`, `none` or `group`, see `make_norm`.
 
     Raises:
         ValueError: `n` is not 1, 2, 3, ..., `shortcut` not A, B or C, or the bias above 0.
@@ -73,5 +73,8 @@ def highway(
             f"transform_bias={transform_bias} must be 0 or less: "
             "the blocks of a highway net start near their shortcuts"
         )
-    make_block = partial(HighwayBlock, shortcut=shortcut, transform_bias=transform_bias)
-    return cifar_net(make_block, n, num_classes, init)
+    net = cifar_net(partial(HighwayBlock, shortcut=shortcut), n, num_classes, init, norm)
+    # Here, because the initialization of the convolutions sets their biases.
+    for block in net.blocks():
+        nn.init.constant_(block.get_parameter("downsample.gate.bias"), transform_bias)
+    return net

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.blocks import BOTTLENECK_EXPANSION, conv1x1, conv3x3, make_shortcut
+from src.models.normalization import make_norm
 from src.models.resnet import ResidualNet, cifar_net
 
 
@@ -74,22 +75,27 @@ class PreActBottleneck(nn.Module):
         return y + shortcut
 
 
-def preact_resnet(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
+def preact_resnet(
+    n: int, shortcut: str, num_classes: int, init: str, norm: str = "batch"
+) -> ResidualNet:
     """Make the pre-activation net of 6n+2 layers, with basic blocks and shortcuts A, B or C."""
     make_block = partial(PreActBlock, shortcut=shortcut)
-    return _activate_ends(cifar_net(make_block, n, num_classes, init))
+    return _activate_ends(cifar_net(make_block, n, num_classes, init, norm), norm)
 
 
-def preact_resnet_bottleneck(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
+def preact_resnet_bottleneck(
+    n: int, shortcut: str, num_classes: int, init: str, norm: str = "batch"
+) -> ResidualNet:
     """Make the pre-activation net of 9n+2 layers with bottlenecks: 164 and 1001 in Table 4."""
     make_block = partial(PreActBottleneck, shortcut=shortcut)
-    return _activate_ends(cifar_net(make_block, n, num_classes, init, layers_per_n=9))
+    net = cifar_net(make_block, n, num_classes, init, norm, layers_per_n=9)
+    return _activate_ends(net, norm)
 
 
-def _activate_ends(net: ResidualNet) -> ResidualNet:
+def _activate_ends(net: ResidualNet, norm: str) -> ResidualNet:
     # The net's own bn1 and ReLU follow its first convolution already. The first block's ReLU
     # remains, which changes nothing after another ReLU.
     net.blocks()[0].bn1 = nn.Identity()
     # Nothing else would normalize the sum of all blocks for the classifier.
-    net.final = nn.Sequential(nn.BatchNorm2d(net.fc.in_features), nn.ReLU())
+    net.final = nn.Sequential(make_norm(norm, net.fc.in_features), nn.ReLU())
     return net

@@ -2,7 +2,8 @@
 
 A plain net is a residual net without its shortcuts, so one class makes both. Modules have the names
 that torchvision gives them, which lets weights move between the two. Batch norm follows every
-convolution, before the activation, and there is no dropout (Sec. 3.4).
+convolution, before the activation, and there is no dropout (Sec. 3.4). With another `norm` than
+`batch`, all batch norms of a net are replaced once it is built.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from src.models.activation_checkpointing import checkpointed_forward
 from src.models.blocks import BasicBlock, Bottleneck, PlainBlock, conv3x3
 from src.models.complexity import weighted_layers
+from src.models.initialization import initialize
+from src.models.normalization import replace_batch_norm
 
 CIFAR_WIDTHS = (16, 32, 64)
 IMAGENET_WIDTHS = (64, 128, 256, 512)
@@ -43,10 +46,12 @@ class ResidualNet(nn.Module):
         widths: Width of the blocks of each stage, in channels.
         blocks_per_stage: Number of blocks of each stage.
         num_classes: Number of class scores.
-        init: `fan_in` or `fan_out`, see `initialize_he`.
+        init: Initialization of the convolutions, see `initialize`. The fc layer keeps PyTorch's,
+            as the paper does not say what it has.
         imagenet_stem: Start with a 7x7 convolution and max pooling, both with stride 2, instead of
             a 3x3 convolution.
         dilate: For each stage, whether to dilate its convolutions instead of striding.
+        norm: `batch`, `none` or `group`, see `make_norm`.
     """
 
     activation_checkpointing = False
@@ -60,6 +65,7 @@ class ResidualNet(nn.Module):
         init: str,
         imagenet_stem: bool = False,
         dilate: Sequence[bool] = (),
+        norm: str = "batch",
     ) -> None:
         super().__init__()
         channels = widths[0]
@@ -90,7 +96,8 @@ class ResidualNet(nn.Module):
         # Pre-activation nets have a last batch norm and ReLU here.
         self.final: nn.Module = nn.Identity()
         self.fc = nn.Linear(channels, num_classes)
-        initialize_he(self, init)
+        replace_batch_norm(self, norm)
+        initialize((layer for layer in self.modules() if isinstance(layer, nn.Conv2d)), init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the class scores."""
@@ -119,25 +126,13 @@ class ResidualNet(nn.Module):
         return len(weighted_layers(self))
 
 
-def initialize_he(net: nn.Module, mode: Any) -> None:
-    """Draw the weights of all convolutions from a normal distribution, as in He et al. 2015.
-
-    From "Delving Deep into Rectifiers", which Sec. 3.4 cites. The fc layer keeps PyTorch's
-    initialization, as the paper does not say what it has.
-
-    Args:
-        net: The net to initialize.
-        mode: The variance is 2 / fan: `fan_in` counts the inputs of one output value (their
-            choice), `fan_out` the outputs of one input value (torchvision's).
-    """
-    # Batch norm starts as the identity, and the convolutions that it follows have no bias.
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode=mode, nonlinearity="relu")
-
-
 def cifar_net(
-    make_block: BlockFactory, n: float, num_classes: int, init: str, layers_per_n: int = 6
+    make_block: BlockFactory,
+    n: float,
+    num_classes: int,
+    init: str,
+    norm: str,
+    layers_per_n: int = 6,
 ) -> ResidualNet:
     """Make a net of three stages of n blocks for 32x32 images (Sec. 4.2).
 
@@ -154,34 +149,39 @@ def cifar_net(
             f"n={n} does not give a depth of {layers_per_n}n+2; "
             f"the nearest nets are {' and '.join(nearest)}"
         )
-    return ResidualNet(make_block, CIFAR_WIDTHS, [int(n)] * 3, num_classes, init)
+    return ResidualNet(make_block, CIFAR_WIDTHS, [int(n)] * 3, num_classes, init, norm=norm)
 
 
 def imagenet_net(
-    make_block: BlockFactory, depth: int, num_classes: int, init: str, dilate: Sequence[bool] = ()
+    make_block: BlockFactory,
+    depth: int,
+    num_classes: int,
+    init: str,
+    norm: str,
+    dilate: Sequence[bool] = (),
 ) -> ResidualNet:
     """Make a net of the four stages of Table 1 for 224x224 images."""
     blocks = IMAGENET_BLOCKS[depth]
-    return ResidualNet(make_block, IMAGENET_WIDTHS, blocks, num_classes, init, True, dilate)
+    return ResidualNet(make_block, IMAGENET_WIDTHS, blocks, num_classes, init, True, dilate, norm)
 
 
-def plain(n: int, num_classes: int, init: str) -> ResidualNet:
+def plain(n: int, num_classes: int, init: str, norm: str = "batch") -> ResidualNet:
     """Make the plain net of 6n+2 layers for 32x32 images (Sec. 4.2)."""
-    return cifar_net(PlainBlock, n, num_classes, init)
+    return cifar_net(PlainBlock, n, num_classes, init, norm)
 
 
-def resnet(n: int, shortcut: str, num_classes: int, init: str) -> ResidualNet:
+def resnet(n: int, shortcut: str, num_classes: int, init: str, norm: str = "batch") -> ResidualNet:
     """Make the residual net of 6n+2 layers for 32x32 images (Sec. 4.2)."""
-    return cifar_net(partial(BasicBlock, shortcut=shortcut), n, num_classes, init)
+    return cifar_net(partial(BasicBlock, shortcut=shortcut), n, num_classes, init, norm)
 
 
-def plain_imagenet(depth: int, num_classes: int, init: str) -> ResidualNet:
+def plain_imagenet(depth: int, num_classes: int, init: str, norm: str = "batch") -> ResidualNet:
     """Make the plain net of 18 or 34 layers for 224x224 images (Sec. 4.1)."""
     if depth not in (18, 34):
         raise ValueError(
             f"there is no plain net of {depth} layers for ImageNet: the paper has 18 and 34"
         )
-    return imagenet_net(PlainBlock, depth, num_classes, init)
+    return imagenet_net(PlainBlock, depth, num_classes, init, norm)
 
 
 def resnet_imagenet(
@@ -195,6 +195,7 @@ def resnet_imagenet(
     num_classes: int,
     init: str,
     caffe_pool: bool = False,
+    norm: str = "batch",
 ) -> ResidualNet:
     """Make a residual net of Table 1 for 224x224 images, a ResNeXt or a Wide ResNet.
 
@@ -209,12 +210,14 @@ def resnet_imagenet(
         zero_init_residual: Whether to start the last batch norm of each block at weight zero, so
             that the block starts as the identity.
         num_classes: Number of class scores.
-        init: `fan_in` or `fan_out`, see `initialize_he`.
+        init: Initialization of the convolutions, see `initialize`.
         caffe_pool: Whether to pool the stem as the released Caffe nets do: without padding, but
             with a last window that may reach over the edge.
+        norm: `batch`, `none` or `group`, see `make_norm`.
 
     Raises:
-        ValueError: No such depth or shortcut, or `groups` in a net without bottlenecks.
+        ValueError: No such depth, shortcut, `init` or `norm`, `groups` in a net without
+            bottlenecks, or `zero_init_residual` in a net without normalization.
     """
     if depth not in IMAGENET_BLOCKS:
         raise ValueError(
@@ -236,7 +239,9 @@ def resnet_imagenet(
         raise ValueError(
             f"groups and width_per_group need bottleneck blocks; a {depth}-layer net has none"
         )
-    net = imagenet_net(make_block, depth, num_classes, init, dilate)
+    if zero_init_residual and norm == "none":
+        raise ValueError("zero_init_residual=true needs a normalization; norm=none has none")
+    net = imagenet_net(make_block, depth, num_classes, init, norm, dilate)
     if caffe_pool:
         net.maxpool = nn.MaxPool2d(3, 2, ceil_mode=True)
     if zero_init_residual:

@@ -5,27 +5,20 @@ are those of that paper. Modules have the names that torchvision gives them, whi
 between the two.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 from torch import Tensor, nn
 
 from src.models.activation_checkpointing import checkpointed_forward
 from src.models.complexity import weighted_layers
+from src.models.initialization import initialize
 
 WIDTHS = (64, 128, 256, 512, 512)
 FC_WIDTH = 4096
 WINDOW = 7  # side length of the map that the first fc layer takes: the last map of a 224x224 image
 # Table 1: convolutions per stage of nets A, B, D and E.
 VGG_NETS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
-INITS: dict[str, Callable[[Tensor], Any]] = {
-    "glorot": nn.init.xavier_uniform_,
-    "normal": partial(nn.init.normal_, std=0.1),
-    "fan_in": partial(nn.init.kaiming_normal_, mode="fan_in", nonlinearity="relu"),
-    "fan_out": partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"),
-}
 
 
 class VGG(nn.Module):
@@ -47,7 +40,7 @@ class VGG(nn.Module):
         batch_norm: Whether batch norm follows each convolution.
         dropout: Probability of dropout after the first two fc layers.
         num_classes: Number of class scores.
-        init: Initialization of the weights, a key of `INITS`; biases start at zero.
+        init: Initialization of the weights, see `initialize`.
     """
 
     activation_checkpointing = False
@@ -63,9 +56,6 @@ class VGG(nn.Module):
         init: str,
     ) -> None:
         super().__init__()
-        if init not in INITS:
-            raise ValueError(f"init={init} is not one of {', '.join(INITS)}")
-
         # One flat sequence, as in torchvision, so the ends of the stages are kept as positions.
         self.features = nn.Sequential()
         self.stage_ends = [0]
@@ -86,10 +76,7 @@ class VGG(nn.Module):
         self.classifier = nn.Sequential(*first, *second, nn.Linear(fc_width, num_classes))
         self.min_image_size = WINDOW * 2 ** len(widths)
 
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                INITS[init](module.weight)
-                nn.init.zeros_(module.get_parameter("bias"))
+        initialize(weighted_layers(self).values(), init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the class scores."""

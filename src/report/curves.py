@@ -58,12 +58,12 @@ def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> plt.Line2
     training = [run.curve("train/error") for run in seeds]
     held_out = [run.held_out_curve for run in seeds]
     color = style.color
-    axis.plot(*_mean(seeds, training), color=color, linestyle="dashed", linewidth=1)
+    axis.plot(*mean_curve(seeds, training), color=color, linestyle="dashed", linewidth=1)
     if len(seeds) > 1:  # a single one would lie under the bold line
         for curve in held_out:
             axis.plot(*zip(*curve, strict=True), color=color, linewidth=0.5)
 
-    (bold,) = axis.plot(*_mean(seeds, held_out), **style.look(0.18), linewidth=1.9)
+    (bold,) = axis.plot(*mean_curve(seeds, held_out), **style.look(0.18), linewidth=1.9)
     if len(held_out[0]) <= 2:  # too short for distances on paper: mark every point
         bold.set_markevery(None)
     for run, curve in zip(seeds, held_out, strict=True):
@@ -73,7 +73,7 @@ def _draw_seeds(axis: plt.Axes, seeds: Sequence[Run], style: Style) -> plt.Line2
     return bold
 
 
-def _mean(seeds: Sequence[Run], curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
+def mean_curve(seeds: Sequence[Run], curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
     """Return iterations and mean errors over the finished seeds; if there are none, over all.
 
     Only iterations that all these seeds have count, so that the mean is nowhere over fewer.

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import matplotlib
 
@@ -108,9 +108,15 @@ def _late_maximum(run: Run) -> float:
 
 
 def new_figure(
-    rows: int, columns: int, width: float = 4.2, share_axes: bool = False
+    rows: int, columns: int, width: float = 4.2, share_axes: Literal["row"] | bool = False
 ) -> tuple[plt.Figure, np.ndarray]:
-    """Make a figure of axes with a grid; `width` is that of each axes, in inches.
+    """Make a figure of axes with a grid.
+
+    Args:
+        rows: Rows of axes.
+        columns: Columns of axes.
+        width: Of each axes, in inches.
+        share_axes: Whether all axes have one range, or those of each row.
 
     Returns:
         The figure, and its axes of shape [rows, columns].

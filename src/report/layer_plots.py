@@ -21,7 +21,7 @@ def draw_responses(runs: Sequence[Run]) -> plt.Figure | None:
         The figure, or None if no run has any responses.
     """
     nets = {
-        style: _by_layer([run.layers for run in seeds], "response")
+        style: by_layer([run.layers for run in seeds], "response")
         for style, seeds in _group(runs, "response")
     }
     if not nets:
@@ -52,8 +52,8 @@ def draw_gradients(runs: Sequence[Run]) -> plt.Figure | None:
     """
     at_first, at_last = {}, {}
     for style, seeds in _group(runs, "scaled_gradient"):
-        at_first[style] = _by_layer([run.first_layers for run in seeds], "scaled_gradient")
-        at_last[style] = _by_layer([run.layers for run in seeds], "scaled_gradient")
+        at_first[style] = by_layer([run.first_layers for run in seeds], "scaled_gradient")
+        at_last[style] = by_layer([run.layers for run in seeds], "scaled_gradient")
     if not at_last:
         return None
     figure, axes = new_figure(2, 1, width=7.5, share_axes=True)
@@ -87,7 +87,7 @@ def _group(runs: Sequence[Run], column: str) -> Iterator[tuple[Style, list[Run]]
         yield Style(order, label, dashes), compared
 
 
-def _by_layer(seeds: Sequence[Metrics], column: str) -> list[float]:
+def by_layer(seeds: Sequence[Metrics], column: str) -> list[float]:
     """Average the values of each layer, from the first to the last, over the seeds of a net."""
     # The responses of layers that are no 3x3 convolutions have empty cells.
     by_seed = [[row[column] for row in rows if column in row] for rows in seeds]

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from src.report.comparison import group_by
+from src.report.convergence import convergence_rows, convergence_table
+from src.report.convergence_plot import draw_convergence
 from src.report.curves import draw_curves
 from src.report.differences import degradation, seed_statistics
 from src.report.figures import save_figure
@@ -12,10 +14,17 @@ from src.report.html import write_page
 from src.report.layer_plots import draw_gradients, draw_responses
 from src.report.results import Run, Skipped
 from src.report.results_table import results_table
+from src.report.signal_plots import draw_signals
 from src.tables import write_csv
 
 RESPONSES = "-responses"
-DRAWINGS = {"": draw_curves, RESPONSES: draw_responses, "-gradients": draw_gradients}
+DRAWINGS = {
+    "": draw_curves,
+    "-convergence": draw_convergence,
+    "-signals": draw_signals,
+    RESPONSES: draw_responses,
+    "-gradients": draw_gradients,
+}
 PAGE = "index.html"
 
 
@@ -48,6 +57,10 @@ def write_report(runs: Sequence[Run], skipped: Skipped, out: Path) -> list[str]:
             write_csv(out / f"{name}.csv", rows)
             written.append(".csv")
             messages.append(results_table(rows))
+            convergence = convergence_rows(members)
+            write_csv(out / f"{name}-convergence.csv", convergence)
+            written.append("-convergence.csv")
+            messages.append(convergence_table(convergence))
         for part, draw in DRAWINGS.items():
             figure = draw(members)
             if figure:

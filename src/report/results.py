@@ -203,7 +203,9 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
 def _batch_norm_images(config: dict[str, Any], world_size: int) -> str:
     """Return the number of images that one batch norm sees, and whether it is synchronized."""
     batch_size = config["recipe"]["batch_size"]
-    if not config["model"].get("batch_norm", True):  # a VGG net without any
+    model = config["model"]
+    # VGG nets have a key of their own.
+    if not model.get("batch_norm", True) or model.get("norm", "batch") != "batch":
         return "-"
     if config["trainer"]["sync_batchnorm"]:
         return f"{batch_size} (synchronized)"

@@ -25,11 +25,24 @@ RENAMED_KEYS = {
     "recipe.schedule.divisor": "recipe.schedule.gamma",
     "recipe.schedule.max_drops": "recipe.schedule.max_reductions",
 }
+# Values that were renamed, by the present name of their key; accepted in the same places.
+RENAMED_VALUES = {
+    "model.init": {
+        "fan_in": "he_fan_in",
+        "fan_out": "he_fan_out",
+        "glorot": "xavier",
+        "normal": "gaussian_0.1",
+    }
+}
 
 
 def with_present_names(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return flat keys under their present names."""
-    return {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
+    """Return flat keys and their values under their present names."""
+    present = {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
+    for key in RENAMED_VALUES.keys() & present.keys():
+        # As a text: a config may hold anything, such as a list, which is no key of a dict.
+        present[key] = RENAMED_VALUES[key].get(str(present[key]), present[key])
+    return present
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -5,8 +5,8 @@ A directory is named by what the run is, so that the same command finds its own 
     OUTPUT_DIR/<data>/<net>-<what differs from the defaults>-s<seed>/
         config.yaml            the resolved config
         metrics.csv            one row per logged iteration; errors in percent
-        layers.csv             gradient of each layer at the first iteration; gradient and response
-                               at each evaluation
+        layers.csv             gradient and signals of each layer at the first iteration; gradient
+                               and response at each evaluation
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so its presence means finished
         10crop.json            and multiscale.json: results of those evaluation protocols
@@ -31,7 +31,11 @@ from src.runs.csv_rows import append_rows, read_rows, truncate_rows
 from src.runs.lock import exclusive_lock
 from src.runs.naming import differences, run_key
 
-LAYER_COLUMNS = ("iteration", "layer", "gradient", "scaled_gradient", "response")
+# The last two are of the first iteration alone.
+LAYER_COLUMNS = (
+    *("iteration", "layer", "gradient", "scaled_gradient", "response"),
+    *("forward_std", "backward_std"),
+)
 
 
 class RunDir:
@@ -187,14 +191,26 @@ class RunDir:
         iteration: int,
         gradients: dict[str, float],
         weights: dict[str, float],
-        responses: dict[str, float],
+        **others: dict[str, float],
     ) -> None:
-        """Append one row per layer to layers.csv, from the norms of its gradient and weights."""
-        values = [
-            (iteration, name, gradient, gradient * weights[name], responses.get(name))
-            for name, gradient in gradients.items()
+        """Append one row per layer to layers.csv.
+
+        Args:
+            iteration: the number of iterations so far.
+            gradients: the norm of each layer's gradient.
+            weights: the norm of its weights.
+            others: further columns, which need not have a value for each layer.
+        """
+        rows = [
+            {
+                "iteration": iteration,
+                "layer": layer,
+                "gradient": gradient,
+                "scaled_gradient": gradient * weights[layer],
+                **{column: values.get(layer) for column, values in others.items()},
+            }
+            for layer, gradient in gradients.items()
         ]
-        rows = [dict(zip(LAYER_COLUMNS, value, strict=True)) for value in values]
         self._append(self.layers, LAYER_COLUMNS, rows)
 
     def _append(self, path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:

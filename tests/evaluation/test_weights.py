@@ -27,7 +27,7 @@ from src.models.resnet import resnet
 @pytest.fixture
 def net():
     torch.manual_seed(0)
-    return resnet(1, "B", 10, "fan_in")
+    return resnet(1, "B", 10, "he_fan_in")
 
 
 def has_weights(net, state):
@@ -53,7 +53,7 @@ def has_weights(net, state):
 def test_state_dicts_are_read_bare_nested_and_with_prefixes(net, tmp_path, wrap):
     torch.save(wrap(net.state_dict()), tmp_path / "weights.pt")
     torch.manual_seed(1)
-    other = resnet(1, "B", 10, "fan_in")
+    other = resnet(1, "B", 10, "he_fan_in")
     assert not has_weights(other, net.state_dict())
     load_weights(other, read_weights(tmp_path / "weights.pt"))
     assert has_weights(other, net.state_dict())
@@ -176,7 +176,7 @@ def test_weights_without_num_batches_tracked_are_loaded(net):
 def test_weights_of_another_net_name_the_first_keys_that_differ(net, record_property):
     record_property("tried", 2)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    other = resnet(2, "A", 10, "fan_in").state_dict()
+    other = resnet(2, "A", 10, "he_fan_in").state_dict()
     message = (
         r"another net: \d+ keys differ, first .*downsample.0.weight: missing in the weights, \(32"
     )
@@ -226,7 +226,7 @@ def test_an_exported_safetensors_file_is_read_unchanged(net, tmp_path):
         tmp_path / "net.safetensors", net, None, {"net": "resnet", "mean": [1.0, 2.0, 3.0]}
     )
     torch.manual_seed(1)
-    other = resnet(1, "B", 10, "fan_in")
+    other = resnet(1, "B", 10, "he_fan_in")
     load_weights(other, read_weights(tmp_path / "net.safetensors"))
     assert has_weights(other, net.state_dict())
 

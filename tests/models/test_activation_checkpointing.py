@@ -11,13 +11,13 @@ from src.models.resnet import plain, resnet
 from src.models.vgg import VGG
 
 NETS = {
-    "plain": lambda: plain(1, 10, "fan_in"),
-    "resnet": lambda: resnet(1, "B", 10, "fan_in"),
-    "highway": lambda: highway(1, "A", -6.0, 10, "fan_in"),
-    "preactivation": lambda: preact_resnet(1, "B", 10, "fan_in"),
-    "preactivation_bottleneck": lambda: preact_resnet_bottleneck(1, "B", 10, "fan_in"),
-    "vgg": lambda: VGG([[3], [3, 1]], (4, 6), 8, False, 0.5, 10, "glorot"),
-    "vgg_bn": lambda: VGG([[3], [3, 1]], (4, 6), 8, True, 0.5, 10, "glorot"),
+    "plain": lambda: plain(1, 10, "he_fan_in"),
+    "resnet": lambda: resnet(1, "B", 10, "he_fan_in"),
+    "highway": lambda: highway(1, "A", -6.0, 10, "he_fan_in"),
+    "preactivation": lambda: preact_resnet(1, "B", 10, "he_fan_in"),
+    "preactivation_bottleneck": lambda: preact_resnet_bottleneck(1, "B", 10, "he_fan_in"),
+    "vgg": lambda: VGG([[3], [3, 1]], (4, 6), 8, False, 0.5, 10, "xavier"),
+    "vgg_bn": lambda: VGG([[3], [3, 1]], (4, 6), 8, True, 0.5, 10, "xavier"),
 }
 
 
@@ -56,7 +56,7 @@ def test_the_second_forward_pass_updates_no_running_statistics(norm_class, momen
 
 
 def test_evaluation_keeps_nothing_and_needs_no_checkpointing():
-    net = resnet(1, "A", 10, "fan_in").eval()
+    net = resnet(1, "A", 10, "he_fan_in").eval()
     images = torch.randn(2, 3, 16, 16)
     expected = net(images)
     net.activation_checkpointing = True

@@ -18,23 +18,23 @@ def test_activation_bytes_by_hand():
     maps = 3 * 16 * 32 * 32 + 2 * 32 * 16 * 16 + 2 * 64 * 8 * 8
     floats = 3 * 32 * 32 + 2 * maps + 64
     image = (3, 32, 32)
-    assert activation_bytes(plain(1, 10, "fan_in"), image) == 4 * floats
+    assert activation_bytes(plain(1, 10, "he_fan_in"), image) == 4 * floats
     # Shortcut A keeps nothing more; the two projections of B have a map before their batch norm.
-    assert activation_bytes(resnet(1, "A", 10, "fan_in"), image) == 4 * floats
+    assert activation_bytes(resnet(1, "A", 10, "he_fan_in"), image) == 4 * floats
     floats += 32 * 16 * 16 + 64 * 8 * 8
-    assert activation_bytes(resnet(1, "B", 10, "fan_in"), image) == 4 * floats
+    assert activation_bytes(resnet(1, "B", 10, "he_fan_in"), image) == 4 * floats
 
 
 def test_activation_bytes_of_a_vgg_net_by_hand():
     """Each stage keeps its map, the pooled map and the index of each maximum (8 bytes)."""
-    net = VGG([[3], [3]], (4, 6), 8, False, 0.0, 5, "glorot")
+    net = VGG([[3], [3]], (4, 6), 8, False, 0.0, 5, "xavier")
     floats = 3 * 28 * 28 + 4 * 28 * 28 + 4 * 14 * 14 + 6 * 14 * 14 + 6 * 7 * 7 + 8 + 8
     kept = activation_bytes(net, (3, 28, 28))
     assert kept == 4 * floats + 8 * (4 * 14 * 14 + 6 * 7 * 7)
 
 
 def test_activation_bytes_are_the_memory_of_further_images_on_a_cpu():
-    net = resnet_imagenet(18, "B", True, 1, 64, [False] * 4, False, 10, "fan_in").train()
+    net = resnet_imagenet(18, "B", True, 1, 64, [False] * 4, False, 10, "he_fan_in").train()
     sizes = []
     for images in (2, 5):
         kept = {}
@@ -50,12 +50,12 @@ def test_activation_bytes_are_the_memory_of_further_images_on_a_cpu():
 
 
 RESNET = partial(
-    resnet_imagenet, dilate=[False] * 4, zero_init_residual=False, num_classes=10, init="fan_in"
+    resnet_imagenet, dilate=[False] * 4, zero_init_residual=False, num_classes=10, init="he_fan_in"
 )
 # The first four are in Araujo et al. 2019, Computing Receptive Fields of Convolutional Neural
 # Networks.
 KNOWN_FIELDS = [
-    (212, lambda: vgg(16, False, False, 0.5, 10, "glorot")),
+    (212, lambda: vgg(16, False, False, 0.5, 10, "xavier")),
     (483, lambda: RESNET(50, "B", True, 1, 64)),
     (1027, lambda: RESNET(101, "B", True, 1, 64)),
     (1507, lambda: RESNET(152, "B", True, 1, 64)),
@@ -63,7 +63,7 @@ KNOWN_FIELDS = [
         427,
         lambda: RESNET(50, "B", False, 1, 64),
     ),  # in three blocks, the 3x3 layer has half the spacing
-    (899, lambda: plain_imagenet(34, 10, "fan_in")),
+    (899, lambda: plain_imagenet(34, 10, "he_fan_in")),
     (5, lambda: nn.Conv2d(3, 3, 3, dilation=2)),
 ]
 
@@ -76,7 +76,7 @@ def test_receptive_field_equals_published_values(pixels, make):
 
 def small_imagenet_net(make_block, dilate=()):
     return ResidualNet(
-        make_block, (2, 2, 2), (1, 2, 1), 3, "fan_in", imagenet_stem=True, dilate=dilate
+        make_block, (2, 2, 2), (1, 2, 1), 3, "he_fan_in", imagenet_stem=True, dilate=dilate
     )
 
 
@@ -85,15 +85,15 @@ V1, V15 = (
     for stride_in_1x1 in (True, False)
 )
 SMALL_NETS = {
-    "plain": lambda: plain(1, 3, "fan_in"),
-    "resnet": lambda: resnet(2, "A", 3, "fan_in"),
-    "highway": lambda: highway(1, "B", -1.0, 3, "fan_in"),
-    "preactivation": lambda: preact_resnet(1, "B", 3, "fan_in"),
+    "plain": lambda: plain(1, 3, "he_fan_in"),
+    "resnet": lambda: resnet(2, "A", 3, "he_fan_in"),
+    "highway": lambda: highway(1, "B", -1.0, 3, "he_fan_in"),
+    "preactivation": lambda: preact_resnet(1, "B", 3, "he_fan_in"),
     "stem": lambda: small_imagenet_net(partial(BasicBlock, shortcut="B")),
     "v1": lambda: small_imagenet_net(V1),
     "v1.5": lambda: small_imagenet_net(V15),
     "dilated": lambda: small_imagenet_net(V15, [False, True, True]),
-    "vgg": lambda: VGG([[3, 3], [3, 1]], (2, 3), 4, False, 0.0, 3, "glorot"),
+    "vgg": lambda: VGG([[3, 3], [3, 1]], (2, 3), 4, False, 0.0, 3, "xavier"),
 }
 
 

@@ -50,7 +50,7 @@ def test_highway110_has_a_gate_for_each_shortcut():
 
 def test_open_gates_make_the_plain_net():
     torch.manual_seed(0)
-    net, twin = highway(2, "A", -6.0, 10, "fan_in"), plain(2, 10, "fan_in")
+    net, twin = highway(2, "A", -6.0, 10, "he_fan_in"), plain(2, 10, "he_fan_in")
     copy_layers(net, twin)
     images = torch.randn(4, 3, 16, 16)
     assert not torch.allclose(net(images), twin(images), atol=0.1)
@@ -60,7 +60,7 @@ def test_open_gates_make_the_plain_net():
 
 def test_closed_gates_leave_the_first_layer_and_the_classifier():
     torch.manual_seed(0)
-    net = highway(2, "A", -6.0, 10, "fan_in").eval()
+    net = highway(2, "A", -6.0, 10, "he_fan_in").eval()
     set_gates(net, 0, -200)
     images = torch.randn(4, 3, 16, 16)
     x = net.bn1(net.conv1(images)).relu()[:, :, ::4, ::4].mean((2, 3))
@@ -72,7 +72,7 @@ def test_closed_gates_leave_the_first_layer_and_the_classifier():
 @pytest.mark.parametrize("shortcut", ["A", "B", "C"])
 def test_a_gate_at_one_half_halves_the_residual_block(shortcut):
     torch.manual_seed(0)
-    block, twin = HighwayBlock(16, 32, 2, 1, shortcut, -6.0), BasicBlock(16, 32, 2, 1, shortcut)
+    block, twin = HighwayBlock(16, 32, 2, 1, shortcut), BasicBlock(16, 32, 2, 1, shortcut)
     block.downsample["shortcut"] = twin.downsample
     block.load_state_dict(
         twin.state_dict() | block.downsample.state_dict(prefix="downsample."), strict=False
@@ -84,7 +84,8 @@ def test_a_gate_at_one_half_halves_the_residual_block(shortcut):
 
 def test_the_gate_has_a_value_for_each_channel_and_pixel():
     torch.manual_seed(0)
-    block = HighwayBlock(3, 3, 1, 1, "A", -1.0)
+    block = HighwayBlock(3, 3, 1, 1, "A")
+    nn.init.constant_(block.downsample["gate"].bias, -1)
     x, branch = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)  # nothing for the ReLU to cut
     block.branch = lambda _: branch
     y = block(x)
@@ -97,7 +98,7 @@ def test_the_gate_has_a_value_for_each_channel_and_pixel():
 
 def test_blocks_start_near_the_identity():
     torch.manual_seed(0)
-    net = highway(1, "A", -6.0, 10, "fan_in")
+    net = highway(1, "A", -6.0, 10, "he_fan_in")
     assert all(gate.bias.eq(-6).all() for gate in gates(net))
     assert all(gate.weight.std() > 0 for gate in gates(net))
     block = net.layer1[0]
@@ -114,13 +115,13 @@ def test_blocks_start_near_the_identity():
 
 def test_gradient_reaches_every_layer_and_gate():
     torch.manual_seed(0)
-    check_gradients(highway(2, "A", -6.0, 10, "fan_in"))
+    check_gradients(highway(2, "A", -6.0, 10, "he_fan_in"))
 
 
 @pytest.mark.parametrize("shortcut", ["A", "B", "C"])
 def test_bf16_autocast_gives_about_the_same_scores(shortcut):
     torch.manual_seed(0)
-    net = highway(1, shortcut, -1.0, 10, "fan_in")
+    net = highway(1, shortcut, -1.0, 10, "he_fan_in")
     images = torch.randn(4, 3, 16, 16)
     with torch.autocast("cpu", torch.bfloat16):
         scores = net(images)
@@ -129,13 +130,13 @@ def test_bf16_autocast_gives_about_the_same_scores(shortcut):
 
 def test_errors_name_what_is_valid():
     with pytest.raises(ValueError, match=r"n=2.5 .*n=2 \(14 layers\)"):
-        highway(2.5, "A", -6.0, 10, "fan_in")
+        highway(2.5, "A", -6.0, 10, "he_fan_in")
     for shortcut in ("b", None):
         with pytest.raises(ValueError, match="not one of A, B and C"):
-            highway(3, shortcut, -6.0, 10, "fan_in")
+            highway(3, shortcut, -6.0, 10, "he_fan_in")
     for bias in (0.5, math.nan):
         with pytest.raises(ValueError, match="must be 0 or less"):
-            highway(3, "A", bias, 10, "fan_in")
-    assert gates(highway(1, "A", 0.0, 10, "fan_in"))[0].bias.abs().max() == 0
+            highway(3, "A", bias, 10, "he_fan_in")
+    assert gates(highway(1, "A", 0.0, 10, "he_fan_in"))[0].bias.abs().max() == 0
     with pytest.raises(InstantiationException, match="unexpected keyword argument 'gate'"):
         build_net("model=highway", "+model.gate=1")

@@ -112,7 +112,7 @@ def test_shortcut_is_the_identity_with_nothing_after_the_addition(make):
 )
 def test_net_has_an_activation_after_its_first_layer_and_after_its_last_addition(make, shortcut):
     torch.manual_seed(0)
-    net = randomize_batch_norm(make(2, shortcut, 10, "fan_in")).double()
+    net = randomize_batch_norm(make(2, shortcut, 10, "he_fan_in")).double()
     images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     x = norm_relu(F.conv2d(images, net.conv1.weight, padding=1), net.bn1)
     sizes = []
@@ -143,13 +143,13 @@ def test_errors_name_what_is_valid():
     with pytest.raises(
         ValueError, match=r"n=2.5 .* 6n\+2; .*n=2 \(14 layers\) and n=3 \(20 layers\)"
     ):
-        preact_resnet(2.5, "A", 10, "fan_in")
+        preact_resnet(2.5, "A", 10, "he_fan_in")
     with pytest.raises(
         ValueError, match=r"n=0 .* 9n\+2; .*n=1 \(11 layers\) and n=2 \(20 layers\)"
     ):
-        preact_resnet_bottleneck(0, "B", 10, "fan_in")
+        preact_resnet_bottleneck(0, "B", 10, "he_fan_in")
     for make in (preact_resnet, preact_resnet_bottleneck):
         with pytest.raises(ValueError, match="b is not one of A, B and C; did you mean B"):
-            make(3, "b", 10, "fan_in")
+            make(3, "b", 10, "he_fan_in")
     with pytest.raises(InstantiationException, match="unexpected keyword argument 'bottleneck'"):
         build_net("model=preactivation", "+model.bottleneck=true")

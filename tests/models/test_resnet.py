@@ -152,7 +152,7 @@ def test_dilation_instead_of_striding_is_torchvisions(dilate):
         Bottleneck, shortcut="B", stride_in_1x1=False, groups=1, width_per_group=64
     )
     ours = ResidualNet(
-        make_block, IMAGENET_WIDTHS, [1, 2, 2, 2], 10, "fan_in", True, [False, *dilate]
+        make_block, IMAGENET_WIDTHS, [1, 2, 2, 2], 10, "he_fan_in", True, [False, *dilate]
     ).eval()
     ours.load_state_dict(theirs.state_dict())
     images = torch.randn(1, 3, 64, 64)
@@ -183,7 +183,7 @@ def test_zero_init_residual_makes_every_block_the_identity(name):
 
 def test_plain_net_is_a_stack_of_convolution_batch_norm_and_relu():
     torch.manual_seed(0)
-    net = randomize_batch_norm(plain(2, 10, "fan_in"), statistics=True).eval()
+    net = randomize_batch_norm(plain(2, 10, "he_fan_in"), statistics=True).eval()
     pairs = [(net.conv1, net.bn1)]
     for stage in (net.layer1, net.layer2, net.layer3):
         for block in stage:
@@ -198,7 +198,7 @@ def test_plain_net_is_a_stack_of_convolution_batch_norm_and_relu():
     torch.testing.assert_close(net(x), y)
 
 
-@pytest.mark.parametrize(("init", "fan"), [("fan_in", 32 * 9), ("fan_out", 64 * 9)])
+@pytest.mark.parametrize(("init", "fan"), [("he_fan_in", 32 * 9), ("he_fan_out", 64 * 9)])
 def test_he_initialization_has_variance_two_over_fan(init, fan):
     torch.manual_seed(0)
     weight = resnet(3, "A", 10, init).layer3[0].conv1.weight
@@ -216,13 +216,13 @@ def test_gradient_reaches_every_layer(name):
 
 def test_errors_name_what_is_valid():
     with pytest.raises(ValueError, match=r"n=2.5 .*n=2 \(14 layers\) and n=3 \(20 layers\)"):
-        plain(2.5, 10, "fan_in")
+        plain(2.5, 10, "he_fan_in")
     with pytest.raises(ValueError, match=r"n=0 .*n=1 \(8 layers\)"):
-        resnet(0, "A", 10, "fan_in")
+        resnet(0, "A", 10, "he_fan_in")
     with pytest.raises(ValueError, match="b is not one of A, B and C; did you mean B"):
-        resnet(3, "b", 10, "fan_in")
+        resnet(3, "b", 10, "he_fan_in")
     with pytest.raises(ValueError, match="no plain net of 50 layers"):
-        plain_imagenet(50, 1000, "fan_in")
+        plain_imagenet(50, 1000, "he_fan_in")
     with pytest.raises(InstantiationException, match="no net of 19 layers"):
         build_net("model=resnet18", "model.depth=19")
     with pytest.raises(InstantiationException, match="need bottleneck blocks"):

@@ -20,7 +20,7 @@ COUNTS = {
 CHANNELS = {"vgg11": 2752, "vgg13": 2944, "vgg16": 4224, "vgg16c": 4224, "vgg19": 5504}
 
 
-def small_vgg(batch_norm=False, dropout=0.5, init="glorot"):
+def small_vgg(batch_norm=False, dropout=0.5, init="xavier"):
     """Two stages: a 28x28 image has a last map of 7x7, and windows are 4 pixels apart."""
     torch.manual_seed(0)
     return VGG([[3], [3, 1]], (4, 6), 8, batch_norm, dropout, 5, init)
@@ -66,7 +66,7 @@ def test_dense_testing_equals_fc_layers_as_convolutions(size):
 
 @pytest.mark.slow
 def test_vgg11_tests_densely():
-    net = build_net("model=vgg11", "model.init=fan_in", device="cpu").eval()
+    net = build_net("model=vgg11", "model.init=he_fan_in", device="cpu").eval()
     with torch.no_grad():
         for size in ((224, 224), (256, 320)):
             x = images(1, 3, *size)
@@ -89,7 +89,7 @@ def test_dense_testing_equals_a_sliding_window():
 def test_residual_net_tests_densely_as_it_is():
     """The fc layer is linear, so it may come before or after the average over positions."""
     torch.manual_seed(0)
-    net = resnet_imagenet(18, "B", True, 1, 64, [False] * 4, False, 10, "fan_in").eval()
+    net = resnet_imagenet(18, "B", True, 1, 64, [False] * 4, False, 10, "he_fan_in").eval()
     last = []
     net.final.register_forward_hook(lambda _, __, x: last.append(x))
     with torch.no_grad():
@@ -108,10 +108,10 @@ def test_dropout_is_active_only_in_training():
 
 # Standard deviation of a 3x3 convolution (64 to 128 channels) and of an fc layer (512 to 1000).
 INIT_STDS = {
-    "glorot": ((2 / (9 * 64 + 9 * 128)) ** 0.5, (2 / 1512) ** 0.5),
-    "normal": (0.1, 0.1),
-    "fan_in": ((2 / (9 * 64)) ** 0.5, (2 / 512) ** 0.5),
-    "fan_out": ((2 / (9 * 128)) ** 0.5, (2 / 1000) ** 0.5),
+    "xavier": ((2 / (9 * 64 + 9 * 128)) ** 0.5, (2 / 1512) ** 0.5),
+    "gaussian_0.1": (0.1, 0.1),
+    "he_fan_in": ((2 / (9 * 64)) ** 0.5, (2 / 512) ** 0.5),
+    "he_fan_out": ((2 / (9 * 128)) ** 0.5, (2 / 1000) ** 0.5),
 }
 
 
@@ -122,7 +122,7 @@ def test_initialization_has_the_standard_deviation_of_its_name(init):
     for layer, std in zip((net.features[3], net.classifier[6]), INIT_STDS[init], strict=True):
         assert layer.weight.std().item() == pytest.approx(std, rel=0.01)
     assert all(p.eq(0).all() for name, p in net.named_parameters() if name.endswith("bias"))
-    if init == "glorot":  # uniform
+    if init == "xavier":  # uniform
         assert net.classifier[6].weight.abs().max() <= (6 / 1512) ** 0.5
 
 
@@ -136,7 +136,7 @@ def test_errors_name_what_is_valid():
     ):
         build_net("model=vgg16c", "model.depth=19")
     with pytest.raises(
-        InstantiationException, match="init=he is not one of glorot, normal, fan_in, fan_out"
+        InstantiationException, match="init=he is not one of pytorch, lecun, xavier, he_fan_in"
     ):
         build_net("model=vgg11", "model.init=he")
     with pytest.raises(

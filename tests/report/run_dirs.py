@@ -68,7 +68,9 @@ def layer_row(iteration, number, gradient, response=None):
     }
 
 
-def write_run(root, config, errors=(), final=None, failure=None, layers=None, name=None):
+def write_run(
+    root, config, errors=(), final=None, failure=None, layers=None, name=None, signals=()
+):
     """Write a run directory in the state that the arguments describe.
 
     Args:
@@ -79,6 +81,7 @@ def write_run(root, config, errors=(), final=None, failure=None, layers=None, na
         layers: (gradient, response) of each layer; None for no response. The weights have a norm
             of 3 at the first iteration, then of 2.
         name: The directory's name, if not the net's and the seed's.
+        signals: (forward, backward) of each layer at the first iteration.
     """
     kind, seed, data = config["choices"]["model"], config["seed"], config["choices"]["data"]
     path = Path(root) / data / (name or f"{kind}-s{seed}")
@@ -89,6 +92,8 @@ def write_run(root, config, errors=(), final=None, failure=None, layers=None, na
     iterations, depth = config["recipe"]["iterations"], 6 * config["model"]["n"] + 2
     rows = []
     layer_rows = [layer_row(1, k, gradient) for k, (gradient, _) in enumerate(layers or ())]
+    for row, (forward, backward) in zip(layer_rows, signals, strict=False):
+        row |= {"forward_std": forward, "backward_std": backward}
     for i, (train, test) in enumerate(errors, start=1):
         at = iterations * i // 8
         loss = {"lr": 0.1 if i < 4 else 0.01, "train/loss": train / 40}

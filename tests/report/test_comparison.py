@@ -75,7 +75,7 @@ def test_a_key_that_a_stored_config_lacks_has_its_default():
         ),
         ({"recipe__schedule__warmup_from_n": None}, "warmup_from_n None, not 18"),
         ({"data__normalization": "channel"}, "normalization channel, not pixel"),
-        ({"model__init": "fan_out"}, "init fan_out, not fan_in"),
+        ({"model__init": "he_fan_out"}, "init he_fan_out, not he_fan_in"),
         ({"choices__recipe": "digits", "recipe__iterations": 800}, "800 of 64,000 iterations"),
         ({"choices__data": "digits", "recipe__iterations": 800}, ""),
     ],

@@ -39,9 +39,9 @@ def test_the_command_writes_results_figures_and_a_page_of_all_data_sets(report, 
         "plain: 56 layers 40.00% > 20 layers 30.00% (training error), degradation: +10.00 points"
         in output.out
     )
-    figures = ("cifar10", "cifar10-gradients", "cifar10-responses", "digits")
+    figures = ("cifar10", "cifar10-convergence", "cifar10-gradients", "cifar10-responses", "digits")
     names = [f"{name}.{suffix}" for name in figures for suffix in ("png", "svg")]
-    names += ["cifar10.csv", "index.html"]
+    names += ["cifar10.csv", "cifar10-convergence.csv", "index.html"]
     assert sorted(path.name for path in out.iterdir()) == sorted(names)
     rows = read_csv(out / "cifar10.csv")
     assert [(row["run"], row["family"], row["test_error"]) for row in rows] == [
@@ -64,7 +64,7 @@ def test_a_data_sets_name_does_not_lead_out_of_the_output_directory(report, tmp_
         (path / name).write_text(text.replace("digits", "../../evil"))
     report(tmp_path / "runs", "-o", tmp_path / "out")
     suffixes = sorted(path.suffix for path in (tmp_path / "out").iterdir())
-    assert suffixes == [".csv", ".html", ".png", ".svg"]
+    assert suffixes == [".csv", ".csv", ".html", ".png", ".svg"]
 
 
 def test_a_directory_without_runs_is_an_error_of_one_line(report, tmp_path):

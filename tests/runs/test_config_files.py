@@ -7,6 +7,7 @@ import yaml
 
 from src.runs.config_files import (
     RENAMED_KEYS,
+    RENAMED_VALUES,
     check_targets,
     chosen_values,
     defaults_of,
@@ -128,6 +129,28 @@ def test_a_stored_key_that_was_renamed_is_read_under_its_present_name(find, old)
     run_dir.create()
     edit(run_dir, lambda flat: flat.update({old: flat.pop(new)}))
     assert_same_identity(run_dir)
+
+
+@pytest.mark.parametrize(
+    ("model", "old", "name"),
+    [
+        ("resnet20", "fan_in", "resnet20-s0"),
+        ("resnet20", "fan_out", "resnet20-inithe_fan_out-s0"),
+        ("resnext50_32x4d", "fan_out", "resnext50_32x4d-s0"),
+        ("vgg16", "glorot", "vgg16-s0"),
+    ],
+)
+def test_a_stored_value_that_was_renamed_keeps_its_run(find, model, old, name):
+    present = RENAMED_VALUES["model.init"][old]
+    run_dir = find(f"model={model}", f"model.init={present}", "trainer.precision=32-true")
+    run_dir.create()
+    edit(run_dir, lambda flat: flat.update({"model.init": old}))
+    edit(run_dir, lambda flat: flat.pop("model.norm", None))
+    assert_same_identity(run_dir)
+    assert run_dir.path.name == name
+    # A checkpoint of that time has the old value in its run key.
+    former = {key: (old if value == present else value) for key, value in run_dir.key.items()}
+    run_dir.check_same_key(former, "it is")
 
 
 def test_a_renamed_key_with_a_value_of_its_own_keeps_its_run(stored):

@@ -211,7 +211,7 @@ def test_compiling_changes_no_number_and_needs_as_many_graphs_for_any_depth():
     graphs = []
     for n in (2, 4):
         torch.manual_seed(0)
-        nets = [resnet(n, "A", 10, "fan_in") for _ in range(2)]
+        nets = [resnet(n, "A", 10, "he_fan_in") for _ in range(2)]
         nets[1].load_state_dict(nets[0].state_dict())
         keys = list(nets[1].state_dict())
         nets[1].compile(backend="aot_eager")

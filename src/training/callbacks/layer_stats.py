@@ -1,4 +1,4 @@
-"""Measure single layers: gradient norms (Sec. 4.1) and, at evaluations, responses (Fig. 7)."""
+"""Measure single layers: gradient norms and first signals (Sec. 4.1), responses (Fig. 7)."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,12 +15,17 @@ from src.tasks.classification import Classifier
 from src.training.callbacks.base import RunCallback
 from src.training.intervals import Intervals
 
+NORMS = (_BatchNorm, nn.GroupNorm)
+Stats = dict[str, float]  # by layer
+Signals = tuple[Stats, Stats]  # forward and backward
+
 
 class LayerStats(RunCallback):
     """Write layers.csv: a row for each layer at the first iteration and at each evaluation.
 
     The gradients are those of the iteration's own backward pass. At the first iteration the norms
-    of the weights are those before its update, at evaluations those after it.
+    of the weights are those before its update, at evaluations those after it. The signals of the
+    first iteration are those of the untrained net and of its first batch.
     """
 
     def __init__(self, run_dir: RunDir, intervals: Intervals) -> None:
@@ -28,23 +33,28 @@ class LayerStats(RunCallback):
         self.measuring = ExitStack()
 
     def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
-        """Measure the weights before the first update.
+        """Measure the weights before the first update, and start to measure the first signals.
 
         A captured step has no hook between its backward pass and its update.
         """
         self.weights = weight_norms(module.net)
+        self.signals: Signals = ({}, {})
+        # Compiled code must not have hooks in it. A CUDA graph has none: its first steps are eager.
+        if trainer.global_step == 0 and "inductor" not in self.run_dir.config["compile"]:
+            self.signals = self.measuring.enter_context(record_signals(module.net))
 
     def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
         """Write the rows of the first iteration, unless its evaluation will write them."""
+        self.measuring.close()
         if trainer.global_step == 1 and not self.intervals.evaluates(1):
-            self._write(trainer, gradient_norms(module.net), {})
+            self._write(trainer, gradient_norms(module.net))
 
     def on_validation_start(self, trainer: Trainer, module: Classifier) -> None:
         """Measure the gradients of the latest iteration, and start to measure responses."""
         self.gradients = gradient_norms(module.net)
         if trainer.global_step > 1:
             self.weights = weight_norms(module.net)
-        self.responses = self.measuring.enter_context(record_responses(module.net))
+        self.responses, _ = self.measuring.enter_context(record_signals(module.net))
 
     def on_validation_batch_end(self, *_: object) -> None:
         """Stop after the first batch, which is enough."""
@@ -55,14 +65,16 @@ class LayerStats(RunCallback):
         self.measuring.close()  # there is no batch on a rank that could read none of its images
         self._write(trainer, self.gradients, self.responses)
 
-    def _write(
-        self, trainer: Trainer, gradients: dict[str, float], responses: dict[str, float]
-    ) -> None:
-        if trainer.is_global_zero:
-            self.run_dir.append_layers(trainer.global_step, gradients, self.weights, responses)
+    def _write(self, trainer: Trainer, gradients: Stats, responses: Stats | None = None) -> None:
+        if not trainer.is_global_zero:
+            return
+        iteration, columns = trainer.global_step, {"response": responses or {}}
+        if iteration == 1:
+            columns |= {"forward_std": self.signals[0], "backward_std": self.signals[1]}
+        self.run_dir.append_layers(iteration, gradients, self.weights, **columns)
 
 
-def gradient_norms(net: nn.Module) -> dict[str, float]:
+def gradient_norms(net: nn.Module) -> Stats:
     """Return the L2 norm of the latest gradient of each layer's weights.
 
     Batch norm makes it inversely proportional to the norm of the weights before it: only the
@@ -73,13 +85,13 @@ def gradient_norms(net: nn.Module) -> dict[str, float]:
     return _norms(layers, [gradient for gradient in gradients if gradient is not None])
 
 
-def weight_norms(net: nn.Module) -> dict[str, float]:
+def weight_norms(net: nn.Module) -> Stats:
     """Return the L2 norm of each layer's weights."""
     layers = weighted_layers(net)
     return _norms(layers, [layer.weight.detach() for layer in layers.values()])
 
 
-def _norms(names: Iterable[str], tensors: Iterable[Tensor]) -> dict[str, float]:
+def _norms(names: Iterable[str], tensors: Iterable[Tensor]) -> Stats:
     # Stacked, so that the device is waited for once and not once per layer.
     norms = torch.stack([tensor.float().norm() for tensor in tensors])
     return dict(zip(names, norms.tolist(), strict=True))
@@ -88,9 +100,9 @@ def _norms(names: Iterable[str], tensors: Iterable[Tensor]) -> dict[str, float]:
 def responding_modules(net: nn.Module) -> dict[str, nn.Module]:
     """Return, for each 3x3 layer, the module whose output is its response.
 
-    That is the layer's batch norm, as `bn2` is that of `conv2`. In a block with pre-activation, the
-    batch norm before a layer has that name, and the last layer has none after it; there, and in
-    nets without batch norm, it is the convolution itself.
+    That is the layer's batch or group norm, as `bn2` is that of `conv2`. In a block with
+    pre-activation, the batch norm before a layer has that name, and the last layer has none after
+    it; there, and in nets without any norm, it is the convolution itself.
     """
     modules: dict[str, nn.Module] = {}
     for (name, layer), (next_name, following) in pairwise(net.named_modules()):
@@ -99,32 +111,40 @@ def responding_modules(net: nn.Module) -> dict[str, nn.Module]:
         # The layers of a VGG net have numbers, and run in their order.
         in_order = isinstance(net.get_submodule(name.rpartition(".")[0]), nn.Sequential)
         is_own = in_order or next_name == name.replace("conv", "bn")
-        modules[name] = following if is_own and isinstance(following, _BatchNorm) else layer
+        modules[name] = following if is_own and isinstance(following, NORMS) else layer
     return modules
 
 
 @contextmanager
-def record_responses(net: nn.Module) -> Iterator[dict[str, float]]:
-    """Fill a dict with the standard deviation of each 3x3 layer's response to the next batch.
+def record_signals(net: nn.Module) -> Iterator[Signals]:
+    """Fill dicts with the standard deviations of each 3x3 layer's signals for the next batch.
 
-    The response is the output after batch norm, before ReLU and addition, over all images, channels
-    and pixels (Fig. 7 does not say over what); see `responding_modules` for other nets.
+    The forward signal is the layer's response: the output after batch norm, before ReLU and
+    addition, over all images, channels and pixels (Fig. 7 does not say over what); see
+    `responding_modules` for other nets. The backward signal is the gradient of the loss with
+    respect to the response; there is none without a backward pass.
     """
-    stds: dict[str, Tensor] = {}
-    responses: dict[str, float] = {}
+    recorded: tuple[dict[str, Tensor], dict[str, Tensor]] = ({}, {})
+    signals: Signals = ({}, {})
 
     def measure(name: str, response: Tensor) -> None:
-        stds[name] = response.detach().float().std()
+        forward, backward = recorded
+        forward[name] = response.detach().float().std()
+        if response.requires_grad:
+            response.register_hook(
+                lambda gradient: backward.update({name: gradient.detach().float().std()})
+            )
 
     hooks = [
         module.register_forward_hook(lambda _, __, response, name=name: measure(name, response))
         for name, module in responding_modules(net).items()
     ]
     try:
-        yield responses
+        yield signals
     finally:
         for hook in hooks:
             hook.remove()
-    if stds:
-        values = torch.stack([*stds.values()]).tolist()
-        responses.update(zip(stds, values, strict=True))
+    for stats, stds in zip(signals, recorded, strict=True):
+        if stds:
+            values = torch.stack([*stds.values()]).tolist()
+            stats.update(zip(stds, values, strict=True))

@@ -33,7 +33,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_checkpoint(tiny, tmp_pat
 
 
 def test_all_weights_are_checked_with_one_wait_for_the_device(find, monkeypatch):
-    module = Classifier(resnet(1, "A", 10, "fan_in"))
+    module = Classifier(resnet(1, "A", 10, "he_fan_in"))
     answers = []
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda tensor: answers.append(tensor) or True)
     NaNGuard(find()).on_save_checkpoint(None, module, {})

@@ -1,0 +1,50 @@
+"""Draw how early nets converge, over the depth; see convergence.py."""
+
+from collections.abc import Sequence
+from math import nan
+from statistics import mean
+
+from src.report.comparison import DEPTH, group_by, join
+from src.report.convergence import IN_A_ROW, THRESHOLDS, first_below
+from src.report.figures import Style, add_legend, new_figure, plt
+from src.report.results import Run, group_runs
+
+
+def draw_convergence(runs: Sequence[Run]) -> plt.Figure | None:
+    """Draw the iterations to each threshold over the depth, a line for each kind of net.
+
+    Args:
+        runs: Runs on one data set; only finished ones count.
+
+    Returns:
+        The figure, or None if there are no two depths to compare.
+    """
+    finished = [run for run in runs if run.finished]
+    groups = group_runs(finished, ignore=DEPTH)
+    kinds = [(label, kind) for label, kind in groups if len({run.row["depth"] for run in kind}) > 1]
+    if not kinds:
+        return None
+    figure, axes = new_figure(1, len(THRESHOLDS), width=3.4)
+    lines: dict[Style, plt.Line2D] = {}
+    for order, (label, kind) in enumerate(kinds):
+        family = kind[0].row["family"]
+        style = Style(order, join(family, label), "dashed" if family == "plain" else "solid")
+        for axis, threshold in zip(axes[0], THRESHOLDS, strict=True):
+            points = _points(kind, threshold)
+            # A depth of which no seed gets below the threshold interrupts the line.
+            (lines[style],) = axis.plot(*zip(*points, strict=True), linewidth=1.3, **style.look(0))
+            lines[style].set_markevery(None)
+    for axis, threshold in zip(axes[0], THRESHOLDS, strict=True):
+        axis.set(title=f"training error below {threshold}%", xlabel="layers", ylim=(0, None))
+    axes[0, 0].set_ylabel("iterations")
+    title = f"first of {IN_A_ROW} evaluations in a row; mean over the seeds that got there"
+    add_legend(figure, lines, title)
+    return figure
+
+
+def _points(runs: Sequence[Run], threshold: float) -> list[tuple[int, float]]:
+    points = []
+    for depth, seeds in sorted(group_by(runs, lambda run: run.row["depth"]).items()):
+        reached = [i for run in seeds if (i := first_below(run, threshold)) is not None]
+        points.append((depth, mean(reached) if reached else nan))
+    return points
