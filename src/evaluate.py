@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from src.cli import catch_user_errors, run_entry_point
 from src.config import CONF, compose_config, resolve
-from src.runs.config_files import check_targets
+from src.runs.config_files import check_targets, flatten, unflatten, with_present_names
 from src.runs.run_dir import RunDir
 
 
@@ -64,6 +64,8 @@ def net_in_file(file: str, values: dict[str, Any], overrides: list[str]) -> dict
 
     given = {override.partition("=")[0] for override in overrides}
     name, data = metadata["net"], metadata["data"]
+    # An older file may have old names.
+    metadata |= unflatten(with_present_names(flatten({"model": metadata["model"]})))
     if given & {"model", "n"} and values["model"] != metadata["model"]:
         raise ValueError(f"{file} holds weights of {name}: leave out model= and n=")
     if "data" in given and values["choices"]["data"] != data:

@@ -1,5 +1,4 @@
 import io
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from images_on_disk import encode, make_folders, random_image
+from interruptible_run import FORK_SERVER
 from PIL import Image
 
 from src.cli import run_entry_point
@@ -230,8 +230,8 @@ def test_ctrl_c_ends_the_command_with_a_message_and_a_rerun_resumes_it(tmp_path)
     content = path.read_bytes()
     path.unlink()
     os.mkfifo(path)
-    context = multiprocessing.get_context("fork")
-    process = context.Process(target=make_shards_as_command, args=(folders, out, log))
+    # Not a fork of this process: threads of other tests may hold locks, which a fork would keep.
+    process = FORK_SERVER.Process(target=make_shards_as_command, args=(folders, out, log))
     process.start()
     while process.is_alive() and not (out / "imagenet-train-0002.tar.part").exists():
         time.sleep(0.01)
