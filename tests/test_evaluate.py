@@ -39,6 +39,7 @@ def command(capsys):
     return run
 
 
+@pytest.mark.slow
 def test_an_ensemble_of_runs_is_evaluated_by_the_command(find):
     run_dirs = [find(*SMALL, f"seed={seed}") for seed in (0, 1)]
     for run_dir in run_dirs:

@@ -45,6 +45,7 @@ def test_there_is_an_experiment_for_each_figure_and_table_of_the_paper():
     assert OF_THE_PAPER | more <= {*EXPERIMENTS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_an_experiment_is_a_sweep_with_a_run_for_each_combination_of_its_values(name, runs):
     sweep = compose("train", [f"experiment={name}"], return_hydra_config=True)

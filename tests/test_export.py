@@ -88,6 +88,7 @@ def test_a_page_next_to_the_file_says_where_it_comes_from(finished_run, tmp_path
     assert find_run_dir(compose_run(*command.split()[3:])).key == RunDir.open(run).key
 
 
+@pytest.mark.slow
 def test_an_onnx_graph_gives_the_same_scores_for_any_number_of_images(finished_run, tmp_path):
     run, net = finished_run("n=1")
     export(run, tmp_path / "net.onnx")

@@ -31,6 +31,7 @@ def rows():
     return {row["net"]: row for row in measure_nets(names)}
 
 
+@pytest.mark.slow
 def test_counts_round_to_what_the_papers_print_or_have_a_reason():
     with open(PAPER_COMPLEXITY, newline="") as file:
         paper = {row["net"]: row for row in csv.DictReader(file)}

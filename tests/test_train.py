@@ -53,6 +53,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tiny, tmp_p
     assert tiny("seed=1").metrics.read_text() != first.metrics.read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection(
     "stop", "an exception before, between and after the callbacks of each hook"
 )
@@ -141,6 +142,7 @@ class KillRank(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection("processes", "a process that dies")
 def test_a_process_that_dies_ends_the_run_with_a_message_and_the_command_resumes_it(find, tmp_path):
     overrides = [*TINY, *SMALL, "trainer.precision=32-true", "trainer.accelerator=cpu"]

@@ -65,6 +65,7 @@ def test_a_speed_is_compared_with_src_train_at_its_own_precision_or_a_given_one(
         assert rows[2]["src.train / this"] == ratio
 
 
+@pytest.mark.slow
 def test_each_task_runs_in_a_new_process_in_each_round():
     pids = run_rounds({"a": os.getpid}, 2)["a"]
     assert len({os.getpid(), *pids}) == 3

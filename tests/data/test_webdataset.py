@@ -222,6 +222,7 @@ def make_shards_as_command(folders, out, log):
     run_entry_point(lambda: make_shards(folders, out, workers=1, images_per_shard=1))
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_command_with_a_message_and_a_rerun_resumes_it(tmp_path):
     folders = make_folders(tmp_path / "folders", train=1, val=1)
     out, log = tmp_path / "out", tmp_path / "log"

@@ -101,6 +101,7 @@ def send_sigterm(*_):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_evaluated_by_another_protocol_without_training_again(
     tmp_path, find, monkeypatch, capsys
 ):

@@ -153,6 +153,7 @@ def test_names_and_shapes_of_weights_are_torchvisions(name):
     assert all(ours[key].shape == theirs[key].shape for key in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "vgg11_bn"])
 def test_torchvisions_weights_give_torchvisions_scores(name):
     """One net of each kind; (281, 256) is the smallest size at which VGG is applied densely."""

@@ -65,6 +65,7 @@ def test_conf_has_all_nets_of_the_paper():
     assert len(NAMES) == 26
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_config_has_the_counts_of_its_paper(name):
     net = build_net(f"model={name}")

@@ -147,6 +147,7 @@ def test_a_report_that_the_server_refuses_says_why(write, send, server):
     wandb.teardown()
 
 
+@pytest.mark.slow
 def test_a_study_and_a_report_compare_the_runs_and_are_updated(write, send, server, capsys):
     for kind in ("plain", "resnet"):
         for depth in (20, 56):
@@ -181,6 +182,7 @@ def test_a_study_and_a_report_compare_the_runs_and_are_updated(write, send, serv
     assert len(of_type(server, "study")) == 1
 
 
+@pytest.mark.slow
 def test_a_study_has_the_table_the_figures_the_page_and_the_report_directory(
     write, send, server, tmp_path
 ):

@@ -207,6 +207,7 @@ def scores_and_gradients(net, images):
     return scores, torch.cat([p.grad.flatten() for p in net.parameters()])
 
 
+@pytest.mark.slow
 def test_compiling_changes_no_number_and_needs_as_many_graphs_for_any_depth():
     graphs = []
     for n in (2, 4):

@@ -103,6 +103,7 @@ def train_in_small_batches(run_dir):
         return train_and_capture(run_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection(
     "processes", "a run on two ranks killed and resumed, compared with an undisturbed one"
 )
@@ -256,6 +257,7 @@ def assert_ended_by_a_lost_process(last_line, run_dir):
     assert run_dir.summary is None
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_ends_the_run_with_a_message(find, tmp_path):
     run_dir, log = find(*TINY, *SHARED, "trainer.devices=2"), tmp_path / "log"
     hang = HangOnRank1(tmp_path / "pid")

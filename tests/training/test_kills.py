@@ -121,6 +121,7 @@ def test_a_run_killed_many_times_ends_bitwise_identical_to_an_undisturbed_one(
     record_property("tried", killed.total())
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection("kill", "SIGKILL to both processes of a run on two ranks")
 def test_a_run_on_two_ranks_that_are_killed_ends_bitwise_identical_to_an_undisturbed_one(
     find, tmp_path

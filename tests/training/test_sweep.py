@@ -155,6 +155,7 @@ def test_runs_that_share_a_device_are_bitwise_identical_to_lone_ones(find, tmp_p
         assert_same_run(own, expected)
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_reported_and_the_same_command_tries_it_alone_again(capsys, tmp_path):
     overrides = ["-m", *SHORT, "recipe.iterations=10", "recipe.schedule.lr=0.1,1e30,0.2"]
     overrides += [f"output_dir={tmp_path}"]

@@ -60,6 +60,7 @@ def test_without_it_each_process_normalizes_its_own_images_and_the_run_says_so(t
     assert (losses(run_dir) - on_one).abs().max() > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection("processes", "resuming with another number of devices")
 @pytest.mark.parametrize(("first", "then"), [(1, 2), (2, 1)])
 def test_a_run_resumes_with_another_world_size_and_says_so(trained, on_one, first, then):

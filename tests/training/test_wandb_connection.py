@@ -16,6 +16,7 @@ from src.training.wandb_connection import choose_mode, default_entity
 pytestmark = pytest.mark.usefixtures("wandb_user")
 
 
+@pytest.mark.slow
 def test_without_a_key_nobody_is_asked_for_one(server, monkeypatch):
     """In a process with a terminal, at which wandb would ask; wandb is imported when needed."""
     monkeypatch.delenv("WANDB_API_KEY")

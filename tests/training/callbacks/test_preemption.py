@@ -111,6 +111,7 @@ def test_a_signal_while_the_final_weights_are_evaluated_ends_the_run_at_once(
     assert run_dir.summary["test_error"] == expected
 
 
+@pytest.mark.slow
 @pytest.mark.fault_injection("stop", "a signal to one of two ranks")
 @pytest.mark.parametrize("interrupted_rank", [0, 1])
 def test_a_signal_to_one_rank_ends_all_at_the_same_iteration(find, tmp_path, interrupted_rank):
