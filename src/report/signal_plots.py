@@ -1,5 +1,6 @@
 """Draw the signals of untrained nets, and how these nets then train (Sec. 1 and 4.1)."""
 
+import math
 from collections.abc import Sequence
 
 from src.report.comparison import group_by, join, variant_labels
@@ -50,6 +51,10 @@ def draw_signals(runs: Sequence[Run]) -> plt.Figure | None:
         axis.set_ylabel(label)
     for axis in axes[:-1, 0]:
         axis.set_yscale("log")  # signals change by a factor from layer to layer
+        # A decade at least: batch norm makes all responses 1, and rounding must not fill the panel.
+        low, high = axis.get_ylim()
+        middle = math.sqrt(low * high)
+        axis.set_ylim(min(low, middle / math.sqrt(10)), max(high, middle * math.sqrt(10)))
     axes[-1, 0].set_ylim(0, 100)
     add_legend(figure, lines, "first iteration, before any update; training error below")
     return figure

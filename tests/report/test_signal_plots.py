@@ -43,6 +43,14 @@ def test_each_family_and_norm_has_a_column_of_signals_and_training_errors(tmp_pa
     assert legend == ["20 layers", "20 layers, init lecun"]
 
 
+def test_equal_signals_do_not_fill_their_axes_with_rounding(tmp_path):
+    write(tmp_path, "plain", [(1.0, 0.5), (1.00001, 0.5)], "a")
+    figure = draw_signals(read_runs([tmp_path])[0])
+    for axis in figure.axes[:2]:
+        low, high = axis.get_ylim()
+        assert high / low >= 9.99
+
+
 def test_nothing_is_drawn_of_runs_without_first_signals(tmp_path):
     write(tmp_path, "plain", [], "a")
     assert draw_signals(read_runs([tmp_path])[0]) is None
