@@ -13,12 +13,12 @@ from multiprocessing import get_context
 from statistics import median
 from typing import Any
 
-import torch
 from hydra import initialize_config_dir
 
 from src.config import CONF
 from src.runs.environment import silence_lightning
 from src.tables import Row
+from src.training.precision import forbid_tf32
 
 COLUMNS = "measure,net,subject,precision,value,unit,src.train / this,repeats".split(",")
 # A `functools.partial` of a function of this package: it is sent to another process.
@@ -47,8 +47,7 @@ def run_task(task: Task) -> Any:
     silence_lightning()
     # By default cuDNN computes fp32 convolutions in TF32, which keeps 10 of the 23 bits of a
     # fraction. A row at 32-true must be fp32, in every way of training.
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_tf32 = False
+    forbid_tf32("32-true")
     hydra = initialize_config_dir(str(CONF), version_base="1.3")
     with open(os.devnull, "w") as null, redirect_stdout(null), redirect_stderr(null), hydra:
         return task()

@@ -63,6 +63,18 @@ class ImageDataModule(LightningDataModule):
                 f"set protocol={' or '.join(self.protocols)}"
             )
 
+    @abstractmethod
+    def eval_loader(self, split: str) -> Any:
+        """Return an iterable over this process's part of a split, `train`, `val` or `test`."""
+
+    def val_dataloader(self) -> Any:
+        """Return the held-out images, or the test images if none are held out."""
+        return self.eval_loader("val" if self.val_images else "test")
+
+    def test_dataloader(self) -> Any:
+        """Return the test images."""
+        return self.eval_loader("test")
+
     def augment(self, *batch: Tensor) -> Batch:
         """Return images float32 [N, 3, H, W] and labels [N] of a training batch on its device.
 

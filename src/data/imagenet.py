@@ -181,15 +181,8 @@ class ImageNet(ImageDataModule):
         make_batch = partial(load_augmented, self.crop, self.color_noise)
         return TrainLoader(self.training_stream(make_batch), self._workers())
 
-    def val_dataloader(self) -> EvalLoader:
-        """Return the held-out images, or the test images if none are held out."""
-        return self._eval_loader("val" if "val" in self.splits else "test")
-
-    def test_dataloader(self) -> EvalLoader:
-        """Return the test images, center-cropped."""
-        return self._eval_loader("test")
-
-    def _eval_loader(self, split: str) -> EvalLoader:
+    def eval_loader(self, split: str) -> EvalLoader:
+        """Return the images of a split in order, center-cropped."""
         images, (rank, world_size) = self.splits[split], rank_and_world_size(self.trainer)
         check_enough_images(len(images), world_size)
         # Each image on one process only, and as many on each as possible.

@@ -141,19 +141,12 @@ class ImagesInMemory(ImageDataModule):
         chosen = crop_and_flip(chosen, CropParams(top, left, flip.bool()), self.padding)
         return nchw(chosen), labels.index_select(0, indices)
 
-    def val_dataloader(self) -> "InMemoryEvalLoader":
-        """Return the held-out images, or the test images if none are held out."""
-        return self._eval_loader("val" if "val" in self.splits else "test")
-
-    def test_dataloader(self) -> "InMemoryEvalLoader":
-        """Return the test images."""
-        return self._eval_loader("test")
-
     def transfer_batch_to_device(self, batch: Any, *_: object) -> Any:
         """Return the batch, which is on the device already."""
         return batch
 
-    def _eval_loader(self, split: str) -> "InMemoryEvalLoader":
+    def eval_loader(self, split: str) -> "InMemoryEvalLoader":
+        """Return the images of a split in order, without augmentation."""
         return InMemoryEvalLoader(*self._on_device(split), *rank_and_world_size(self.trainer))
 
     def _on_device(self, split: str) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -17,7 +17,6 @@ from pytorch_lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from src.data import in_memory
 from src.data.image_datamodule import ImageDataModule
 from src.data.imagenet import ImageNet
 from src.data.in_memory import InMemoryEvalLoader
@@ -108,8 +107,8 @@ class TestViews(LightningDataModule):
         if isinstance(loader, InMemoryEvalLoader):
             # A single view each, the image as it is. The sampler gives slices, so that batches
             # are views of the memory on the device and no image is copied.
-            images = TensorDataset(loader.images[:, None], loader.labels)
-            slices = _slices(len(images), in_memory.TEST_BATCH)
+            images, size = TensorDataset(loader.images[:, None], loader.labels), loader.batch_size
+            slices = [slice(first, first + size) for first in range(0, len(images), size)]
             return DataLoader(images, sampler=slices, batch_size=None)
 
         # The data module's own indices, in batches that fit the protocol.
@@ -124,7 +123,3 @@ class TestViews(LightningDataModule):
         """Separate the views from the labels."""
         *views, labels = batch  # one tensor of views for each size
         return views, labels
-
-
-def _slices(length: int, size: int) -> list[slice]:
-    return [slice(first, first + size) for first in range(0, length, size)]

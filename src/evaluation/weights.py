@@ -89,7 +89,6 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def _with_our_names(state: dict[Any, Any], path: Path) -> dict[str, Any]:
     """Return a state dict under the names that our nets, and torchvision's, give their layers."""
-    # A LightningModule with more than a net has other tensors, too: those of our metrics.
     names = {key: re.sub(PREFIXES, "", str(key)) for key in state}
     aliases = {key: re.sub(r"^linear\.", "fc.", name) for key, name in names.items()}
     foreign = {

@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
 from pathlib import Path
 
 import wandb
@@ -43,7 +44,8 @@ def send_to_wandb(
         )
         return
     try:
-        by_place = group_by(finished, lambda pair: _place(pair[1], project, entity))
+        owner = cache(default_entity)  # a request to the server, the same for all runs
+        by_place = group_by(finished, lambda pair: _place(pair[1], project, entity, owner))
         for place, members in by_place.items():
             _send_project(place, members)
     except Exception as error:
@@ -76,10 +78,12 @@ def send_sweep(run_dirs: Sequence[RunDir]) -> None:
         print(error)
 
 
-def _place(run_dir: RunDir, project: str | None, entity: str | None) -> tuple[str, str]:
-    """Return the project and the entity of a run."""
+def _place(
+    run_dir: RunDir, project: str | None, entity: str | None, owner: Callable[[], str]
+) -> tuple[str, str]:
+    """Return the project and the entity of a run, by default that of `owner`."""
     identity = WandbIdentity.of(run_dir, project, entity)
-    return identity.project, identity.entity or default_entity()
+    return identity.project, identity.entity or owner()
 
 
 def _send_project(place: tuple[str, str], members: Sequence[tuple[Run, RunDir]]) -> None:
