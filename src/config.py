@@ -21,7 +21,7 @@ KINDS = {
     str: "a string",
 }
 # None turns it off; the default is an integer.
-NULLABLE = ("recipe.schedule.warmup_from_n",)
+NULLABLE = ("recipe.schedule.warmup_from_n", "recipe.detector.region_size", "weights")
 AT_LEAST_ONE = ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every")
 MINIMUM = dict.fromkeys(AT_LEAST_ONE, 1) | {"precise_bn_batches": 0}
 
@@ -67,9 +67,11 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
         if "oc.env" in str(value):
             raise ValueError(f"{key}={value} takes its value from the environment: set the value")
 
-    usual = compose(config_name, [f"{group}={choices[group]}" for group in ("model", "data")])
+    given = [f"{name}={choices[name]}" for name in ("model", "data", "task") if name in choices]
+    usual = compose(config_name, given)
     values, defaults = to_dict(config), to_dict(usual)
     _check_values(values, defaults)
+    _check_task(values, choices)
     _set_num_classes(values, defaults["model"])
 
     # There always is an n, so only the command line tells whether somebody asked for one.
@@ -80,6 +82,21 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
             "model=plain, resnet, highway or preactivation"
         )
     return {"choices": choices, **values}, {"choices": choices, **defaults}
+
+
+def _check_task(values: dict[str, Any], choices: dict[str, str]) -> None:
+    """Check that the data have labels for the task."""
+    task, tasks = choices.get("task", "classification"), ["classification"]
+    tasks = values["data"].get("tasks", tasks)
+    if task not in tasks:
+        raise ValueError(
+            f"data={choices['data']} has no labels for {task}: set task={' or task='.join(tasks)}"
+        )
+    if values.get("weights") and task == "classification" and "recipe" in values:
+        raise ValueError(
+            "weights= is what task=detection starts from: to evaluate weights, python -m "
+            "src.evaluate weights=FILE"
+        )
 
 
 def _set_num_classes(values: dict[str, Any], default_model: dict[str, Any]) -> None:

@@ -32,7 +32,14 @@ def main(config: DictConfig) -> None:
     # Imported only here, because it imports torch: --help and mistyped keys are answered at once.
     from src.evaluation.evaluator import evaluate, evaluate_runs, make_title
 
-    if run_dirs:
+    tasks = {run_dir.task for run_dir in run_dirs}
+    if tasks - {"classification"}:
+        if len(run_dirs) > 1:
+            raise ValueError("only classifiers make an ensemble: evaluate one run at a time")
+        from src.evaluation.task_evaluator import evaluate_task
+
+        evaluate_task(run_dirs[0], trainer, values["show"])
+    elif run_dirs:
         evaluate_runs(run_dirs, trainer, protocol)
     else:
         overrides = list(HydraConfig.get().overrides.task)
@@ -56,7 +63,7 @@ def net_in_file(file: str, values: dict[str, Any], overrides: list[str]) -> dict
         ValueError: `model=` or `data=` says something else than the file, or the file names code
             that is not of this project.
     """
-    from src.evaluation.weights import read_metadata
+    from src.models.weights import read_metadata
 
     metadata = read_metadata(Path(file))
     if "model" not in metadata:

@@ -54,7 +54,7 @@ def export(run: Path, out: Path) -> None:
         raise ValueError(f"{run} is not finished: rerun the command that started it to resume it")
 
     # Imported only here, because it imports torch: the errors above are reported at once.
-    from src.evaluation.weights import check_packages
+    from src.models.weights import check_packages
 
     check_packages(out)
     net, image_shape, metadata = load_run(run_dir)

@@ -156,7 +156,7 @@ def test_errors_say_what_to_do(finished_run, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="is not finished: rerun the command"):
         export(run, tmp_path / "net.pt")
     (tmp_path / "summary.json").rename(run / "summary.json")
-    monkeypatch.setattr("src.evaluation.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("src.models.weights.find_spec", lambda name: None)
     for suffix, packages in (("safetensors", "safetensors"), ("onnx", "onnx and onnxscript")):
         with pytest.raises(ValueError, match=f"need {packages}: uv pip install .*--group export"):
             export(run, tmp_path / f"net.{suffix}")

@@ -21,7 +21,7 @@ from src.cli import format_error, is_user_error
 from src.config import compose_config
 from src.data.shard_index import index_path
 from src.data.webdataset import make_shards, read_shards
-from src.evaluation.weights import read_weights
+from src.models.weights import read_weights
 
 REPORT = "src.report.__main__"
 

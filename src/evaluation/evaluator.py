@@ -1,6 +1,7 @@
 """Evaluate trained nets on the complete test set of their data."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from src.data.image_datamodule import ImageDataModule
 from src.data.sampler import Batch
 from src.evaluation.ensemble import Ensemble, NormalizedNet
 from src.evaluation.protocols import TestViews
-from src.evaluation.weights import load_weights, read_weights
+from src.models.weights import load_weights, read_weights
 from src.runs.config_files import check_targets
 from src.runs.environment import git_commit, silence_lightning, versions
 from src.runs.run_dir import RunDir
@@ -96,15 +97,7 @@ def evaluate(
     # Lightning's own progress bar counts batches; ours counts images.
     images = len(data.test_labels)
     with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
-        trainer = Trainer(
-            **trainer_config,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            plugins=[cluster_environment()],
-            use_distributed_sampler=False,  # the data share out batches themselves
-            callbacks=[ImageProgress(bar), *callbacks],
-        )
+        trainer = make_trainer(trainer_config, [ImageProgress(bar), *callbacks])
         start = time.perf_counter()
         trainer.test(classifier, datamodule=views, verbose=False)
         seconds = time.perf_counter() - start  # reading the images included
@@ -136,6 +129,19 @@ def evaluate(
             flush=True,  # shown at once also where the output is a file
         )
     return result
+
+
+def make_trainer(trainer_config: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:
+    """Return a Trainer that evaluates."""
+    return Trainer(
+        **trainer_config,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        plugins=[cluster_environment()],
+        use_distributed_sampler=False,  # the data share out batches themselves
+        callbacks=[*callbacks],
+    )
 
 
 def load_nets(

@@ -97,5 +97,5 @@ def _activate_ends(net: ResidualNet, norm: str) -> ResidualNet:
     # remains, which changes nothing after another ReLU.
     net.blocks()[0].bn1 = nn.Identity()
     # Nothing else would normalize the sum of all blocks for the classifier.
-    net.final = nn.Sequential(make_norm(norm, net.fc.in_features), nn.ReLU())
+    net.final = nn.Sequential(make_norm(norm, net.last_channels), nn.ReLU())
     return net

@@ -52,9 +52,18 @@ class ResidualNet(nn.Module):
             a 3x3 convolution.
         dilate: For each stage, whether to dilate its convolutions instead of striding.
         norm: `batch`, `none` or `group`, see `make_norm`.
+
+    Attributes:
+        shared_channels: Channels of `shared_map`.
+        shared_stride: Pixels of the image for each step on `shared_map`.
+        region_size: Side length of the regions that a detector cuts out of the shared map: what
+            the last stage of Table 1 is given in classification.
+        region_channels: Number of `region_features`.
+        last_channels: Channels of `last_map`.
     """
 
     activation_checkpointing = False
+    region_size = 14
 
     def __init__(
         self,
@@ -78,7 +87,7 @@ class ResidualNet(nn.Module):
         self.maxpool = nn.MaxPool2d(3, 2, 1) if imagenet_stem else nn.Identity()
 
         self.stages = [f"layer{i + 1}" for i in range(len(widths))]
-        dilation = 1
+        total_stride, dilation = 4 if imagenet_stem else 1, 1
         for i, name in enumerate(self.stages):
             # The first stage keeps the size of the stem's maps (Table 1).
             stride = 1 if i == 0 else 2
@@ -92,25 +101,58 @@ class ResidualNet(nn.Module):
                 make_block(channels, widths[i], 1, dilation) for _ in range(1, blocks_per_stage[i])
             ]
             self.add_module(name, nn.Sequential(*stage))
+            total_stride *= stride
+            if i == len(widths) - 2:
+                self.shared_channels, self.shared_stride = channels, total_stride
+        self.region_channels = self.last_channels = channels
 
         # Pre-activation nets have a last batch norm and ReLU here.
         self.final: nn.Module = nn.Identity()
-        self.fc = nn.Linear(channels, num_classes)
+        self.fc: nn.Module = nn.Linear(channels, num_classes)
         replace_batch_norm(self, norm)
         initialize((layer for layer in self.modules() if isinstance(layer, nn.Conv2d)), init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the class scores."""
-        x = self.maxpool(F.relu(self.bn1(self.conv1(x))))
-        checkpointing = self.activation_checkpointing and self.training
-        for block in self.blocks():
-            x = checkpointed_forward(block, x) if checkpointing else block(x)
         # Global average pooling over maps of any size: larger images need nothing more.
-        return self.fc(self.final(x).mean((2, 3)))
+        return self.fc(self.last_map(x).mean((2, 3)))
 
-    def blocks(self) -> list[Any]:
-        """Return the blocks of all stages, from first to last."""
-        return [block for name in self.stages for block in self.get_submodule(name).children()]
+    def last_map(self, x: Tensor) -> Tensor:
+        """Compute the map before the global average pooling."""
+        return self.final(self._run(self.stages, self._stem(x)))
+
+    def shared_map(self, x: Tensor) -> Tensor:
+        """Compute the map of all stages but the last, which a detector shares by all regions."""
+        return self._run(self.stages[:-1], self._stem(x))
+
+    def region_features(self, regions: Tensor) -> Tensor:
+        """Compute the features of regions that were cut out of the shared map, by the last stage.
+
+        Args:
+            regions: [R, shared_channels, H, W].
+
+        Returns:
+            [R, region_channels].
+        """
+        return self.final(self._run(self.stages[-1:], regions)).mean((2, 3))
+
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.maxpool(F.relu(self.bn1(self.conv1(x))))
+
+    def _run(self, stages: Sequence[str], x: Tensor) -> Tensor:
+        checkpointing = self.activation_checkpointing and self.training
+        for block in self.blocks(stages):
+            x = checkpointed_forward(block, x) if checkpointing else block(x)
+        return x
+
+    def blocks(self, stages: Sequence[str] | None = None) -> list[Any]:
+        """Return the blocks of some stages, by default of all, from first to last."""
+        names = self.stages if stages is None else stages
+        return [block for name in names for block in self.get_submodule(name).children()]
+
+    def remove_classifier(self) -> None:
+        """Remove the fc layer, in whose place a detector or segmenter has layers of its own."""
+        self.fc = nn.Identity()
 
     def compile(self, **options: object) -> None:
         """Compile block by block.

@@ -41,9 +41,14 @@ class VGG(nn.Module):
         dropout: Probability of dropout after the first two fc layers.
         num_classes: Number of class scores.
         init: Initialization of the weights, see `initialize`.
+
+    Attributes:
+        shared_channels, shared_stride, region_size, region_channels, last_channels: As in
+            `ResidualNet`.
     """
 
     activation_checkpointing = False
+    region_size = WINDOW
 
     def __init__(
         self,
@@ -75,6 +80,9 @@ class VGG(nn.Module):
         second = nn.Linear(fc_width, fc_width), nn.ReLU(), nn.Dropout(dropout)
         self.classifier = nn.Sequential(*first, *second, nn.Linear(fc_width, num_classes))
         self.min_image_size = WINDOW * 2 ** len(widths)
+        self.shared_channels = self.last_channels = channels
+        self.shared_stride = 2 ** (len(widths) - 1)
+        self.region_channels = fc_width
 
         initialize(weighted_layers(self).values(), init)
 
@@ -86,14 +94,40 @@ class VGG(nn.Module):
                 f"images of {height}x{width} are too small: "
                 f"a VGG net takes {self.min_image_size} pixels a side"
             )
-        checkpointing = self.activation_checkpointing and self.training
-        for start, end in pairwise(self.stage_ends):
-            stage = self.features[start:end]
-            x = checkpointed_forward(stage, x) if checkpointing else stage(x)
-
+        x = self._run([*pairwise(self.stage_ends)], x)
         # For a 224x224 image, one window: the whole map, which the fc layers take as it is.
         windows = x.unfold(2, WINDOW, 1).unfold(3, WINDOW, 1)  # [N, channels, rows, columns, 7, 7]
         return self.classifier(windows.movedim(1, 3).flatten(3)).mean((1, 2))
+
+    def _run(self, stages: Sequence[tuple[int, int]], x: Tensor) -> Tensor:
+        checkpointing = self.activation_checkpointing and self.training
+        for start, end in stages:
+            stage = self.features[start:end]
+            x = checkpointed_forward(stage, x) if checkpointing else stage(x)
+        return x
+
+    def last_map(self, x: Tensor) -> Tensor:
+        """Compute the map of the last convolution, before its pooling."""
+        *stages, (start, end) = pairwise(self.stage_ends)
+        return self._run([*stages, (start, end - 1)], x)
+
+    # Regions are cut out of the same map: the fc layers alone are left for them (Fast R-CNN).
+    shared_map = last_map
+
+    def region_features(self, regions: Tensor) -> Tensor:
+        """Compute the features of regions that were cut out of the shared map, by the fc layers.
+
+        Args:
+            regions: [R, shared_channels, 7, 7].
+
+        Returns:
+            [R, region_channels].
+        """
+        return self.classifier(regions.flatten(1))
+
+    def remove_classifier(self) -> None:
+        """Remove the last fc layer, in whose place a detector has layers of its own."""
+        self.classifier[-1] = nn.Identity()
 
     @property
     def depth(self) -> int:

@@ -88,7 +88,7 @@ def file_defaults(group: str, name: str) -> dict[str, Any]:
 
 
 def defaults_of(choices: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat values that a run has by default, given its choices of `model` and `data`.
+    """Return the flat values that a run has by default, given its model, data and task.
 
     The default recipe is the one named like the data.
     """
@@ -98,15 +98,16 @@ def defaults_of(choices: dict[str, Any]) -> dict[str, Any]:
 def chosen_values(choices: dict[str, Any]) -> dict[str, Any]:
     """Return the flat values of all config files that a run chose, its recipe among them."""
     values = dict(_trainer_defaults())
-    for group in ("model", "data", "recipe"):
-        values |= file_defaults(group, choices[group])
+    for group in ("model", "data", "task", "recipe"):
+        # A run that does not name its task is one of classification.
+        values |= file_defaults(group, choices.get(group, "classification"))
     return values
 
 
 @cache
 def _trainer_defaults() -> dict[str, Any]:
     train = flatten(yaml.safe_load((CONF / "train.yaml").read_text()))
-    defaults = {key: value for key, value in train.items() if key.startswith("trainer.")}
+    defaults = {k: v for k, v in train.items() if k.startswith("trainer.") or k == "weights"}
     # The default, `auto`, depends on the hardware.
     return defaults | {"trainer.precision": "32-true"}
 

@@ -25,7 +25,7 @@ def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run itself: its data, net, seed, and the values that are not default.
+    """Return what makes a run itself: data, net, task, seed, and the values that are not default.
 
     A key that a stored config lacks counts as its default, and so does a `_target_` that equals the
     one in the chosen config file. So adding a key, or moving the code that a `_target_` names,
@@ -37,7 +37,9 @@ def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """
     choices = config["choices"]
     net = net_name(choices["model"], config["model"].get("n"))
-    key = {"data": choices["data"], "net": net, "seed": config["seed"]}
+    task = choices.get("task", "classification")
+    named_task = {} if task == "classification" else {"task": task}
+    key = {"data": choices["data"], "net": net, **named_task, "seed": config["seed"]}
     for name, value in identity_keys(without_implied_targets(config)).items():
         # model=resnet n=9 is named resnet56, as model=resnet56 is, so the name already has the n.
         in_name = name == "model.n" and net != choices["model"]
@@ -69,8 +71,8 @@ def curve_name(key: dict[str, Any]) -> str:
     parts = [key["net"]]
     for name, value in key.items():
         if name not in ("data", "net", "seed"):
-            # bf16-mixed says what it is without the key's name; the other values do not.
-            label = "" if name == "trainer.precision" else name.rpartition(".")[2]
+            # bf16-mixed says what it is without the key's name; most other values do not.
+            label = "" if name in ("task", "trainer.precision") else name.rpartition(".")[2]
             parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
     return "-".join(parts)
 

@@ -9,6 +9,8 @@ A directory is named by what the run is, so that the same command finds its own 
                                and response at each evaluation
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so its presence means finished
+        detections.json        of detection: what was found in the test images, in COCO's form,
+        examples.png           and some of it drawn
         10crop.json            and multiscale.json: results of those evaluation protocols
         error.txt              why the last attempt failed, if it did
         log.txt                the output of a run of a sweep
@@ -87,6 +89,11 @@ class RunDir:
     def defaults(self) -> dict[str, Any]:
         """The flat defaults of the config files that the run chose."""
         return self.given_defaults or defaults_of(self.config["choices"])
+
+    @property
+    def task(self) -> str:
+        """What the run learns, such as `classification`."""
+        return self.config["choices"].get("task", "classification")
 
     @property
     def key(self) -> dict[str, Any]:
@@ -286,6 +293,13 @@ class RunDir:
         """Return the errors and the speed of a finished run in a sentence."""
         summary, protocol = self.summary, self.config["protocol"]
         assert summary is not None, self.path
+        if "test_ap" in summary:
+            aps = ", ".join(
+                f"{name} {summary[key]:.1f}"
+                for name, key in (("AP", "test_ap"), ("AP50", "test_ap50"))
+                if summary[key] is not None
+            )
+            return f"test {aps}, {summary['images_per_second']:,.0f} images/s"
         results = [f"training error {summary['train_error']:.2f}%"]
         # `center` has no file of its own: its results are the summary's.
         for name, test in (("test", summary), (protocol, self.evaluation(protocol))):
@@ -296,17 +310,22 @@ class RunDir:
 
     def write_evaluation(self, results: dict[str, Any]) -> None:
         """Write the results of an evaluation protocol."""
-        self._write_json(results["protocol"], results)
+        self.write_json(results["protocol"], results)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write the results, which makes the run a finished one."""
         self.check_still_there()
-        self._write_json("summary", summary)
+        self.write_json("summary", summary)
 
     def _read_json(self, name: str) -> dict[str, Any] | None:
         path = self.path / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def _write_json(self, name: str, values: dict[str, Any]) -> None:
-        content = json.dumps(values, indent=2).encode()
+    def write_json(self, name: str, values: Any) -> None:
+        """Write a JSON file; a long list of records has one on each line."""
+        if isinstance(values, list):
+            text = "[" + ",\n".join(map(json.dumps, values)) + "]\n"
+        else:
+            text = json.dumps(values, indent=2)
+        content = text.encode()
         atomic_write(self.path / f"{name}.json", lambda file: file.write(content))

@@ -104,12 +104,12 @@ class CapturedStepClassifier(Classifier):
     The arithmetic and the checkpoints are those of the Classifier.
 
     Args:
-        arguments: those of the Classifier.
+        arguments, keywords: those of the Classifier.
         use_graph: whether the step is one CUDA graph.
     """
 
-    def __init__(self, *arguments: Any, use_graph: bool) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, use_graph: bool, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
         self.use_graph = use_graph
 
     def on_train_start(self) -> None:

@@ -16,7 +16,7 @@ def reduced_lr(lr: float, gamma: float, times: int) -> float:
 
 
 class MilestoneSchedule:
-    """The paper's schedule: the learning rate falls at milestones, after a warm-up for deep nets.
+    """The paper's schedule: the learning rate falls at milestones, after a warm-up.
 
     A net with n >= `warmup_from_n` starts at `warmup_lr` until its training error falls below
     `warmup_error` percent (Sec. 4.2: 0.01 until 80%, for n = 18). Whether the warm-up still lasts
@@ -31,6 +31,8 @@ class MilestoneSchedule:
         warmup_from_n: smallest n that is warmed up; None for no warm-up.
         warmup_lr: upper limit of the learning rate during the warm-up.
         warmup_error: training error in percent that ends the warm-up.
+        warmup_iterations: a warm-up of another kind, which detectors need: during so many
+            iterations the learning rate rises linearly.
     """
 
     def __init__(
@@ -43,8 +45,9 @@ class MilestoneSchedule:
         warmup_from_n: int | None,
         warmup_lr: float,
         warmup_error: float,
+        warmup_iterations: int = 0,
     ) -> None:
-        self.lr, self.gamma = lr, gamma
+        self.lr, self.gamma, self.warmup_iterations = lr, gamma, warmup_iterations
         self.milestones = [round(fraction * iterations) for fraction in milestones]
         self.warmup_lr, self.warmup_error = warmup_lr, warmup_error
         self.warming_up = n is not None and warmup_from_n is not None and n >= warmup_from_n
@@ -53,6 +56,8 @@ class MilestoneSchedule:
         """Return the learning rate of iteration 0, 1, ..."""
         passed = sum(iteration >= milestone for milestone in self.milestones)
         lr = reduced_lr(self.lr, self.gamma, passed)
+        if iteration < self.warmup_iterations:
+            lr *= (iteration + 1) / self.warmup_iterations
         return min(lr, self.warmup_lr) if self.warming_up else lr
 
     def on_train_error(self, error: float) -> None:

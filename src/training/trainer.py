@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import count_multiply_adds, count_parameters
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
+from src.tasks.base import Task
+from src.tasks.build import build_task, start_from_weights
 from src.tasks.classification import Batch, Classifier
 from src.training.callbacks.base import NoProfiler
 from src.training.callbacks.checkpointing import Checkpointing
@@ -86,24 +89,22 @@ def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
     split = "val" if config["data"]["val_images"] else "test"
     own = RunCallbacks(run_dir, split)
     trainer = make_trainer(config, [*own.ordered, *callbacks])
-    classifier, data = build(config, trainer)
-    data.trainer = trainer
-    data.prepare_data()
-    data.setup("fit")
+    module, data = build(config, trainer)
 
     with run_dir.locked() if is_rank_zero() else nullcontext():
         checkpoint = latest_valid_checkpoint(run_dir.last_checkpoint)
         with own.wandb_run or nullcontext():
             with report_lost_process(trainer):
-                trainer.fit(classifier, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if split == "val" or trainer.precision != "32-true":
-                errors = evaluate_final_weights(trainer, classifier, data)
+                metrics = evaluate_final_weights(trainer, module, data)
             else:  # the last row has them already
-                errors = {}
+                metrics = {}
             if trainer.is_global_zero:
-                results = run_dir.rows()[-1] | {f"test/{name}": e for name, e in errors.items()}
-                summary = describe_run(config, classifier, data) | classifier.summarize(results)
+                results = run_dir.rows()[-1] | {f"test/{name}": x for name, x in metrics.items()}
+                summary = describe_run(config, module, data) | module.summarize(results)
                 summary |= describe_execution(config, trainer, own.stopwatch)
+                module.write_artifacts(run_dir, data)
                 run_dir.write_summary(summary | {"git_commit": commit})
 
 
@@ -145,13 +146,14 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
     return trainer
 
 
-def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDataModule]:
-    """Return the net with its recipe, and the data, which are not read yet.
+def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModule]:
+    """Return the module of the task with its net and recipe, and the data, which have been read.
 
     Raises:
         ValueError: a value that the net, the recipe or the data cannot have.
     """
     recipe, seed = config["recipe"], config["seed"]
+    classifies = config["choices"].get("task", "classification") == "classification"
     mode = resolve_compile(config["compile"], trainer, config["activation_checkpointing"])
     seed_everything(seed, verbose=False)
     net = instantiate(config["model"], _convert_="all")
@@ -163,18 +165,44 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDa
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
     data = instantiate(config["data"], **stream, _convert_="all")
     data.check_protocol(config["protocol"])
+    data.trainer = trainer
+    data.prepare_data()
+    data.setup("fit")
+    training = {"optimizer": instantiate(recipe["optimizer"]), "schedule": schedule}
+    if not classifies:
+        check_task_execution(config, trainer)
+        if config["weights"]:
+            start_from_weights(Path(config["weights"]), net, data)
+        return build_task(config, net, data, **training), data
 
     def augment(*batch: Tensor) -> Batch:
         return trainer.precision_plugin.convert_input(data.augment(*batch))
 
-    arguments = net, instantiate(recipe["optimizer"]), schedule, augment
     if mode == "none":
-        return Classifier(*arguments), data
-    return CapturedStepClassifier(*arguments, use_graph="cudagraph" in mode), data
+        return Classifier(net, **training, augment=augment), data
+    use_graph = "cudagraph" in mode
+    return CapturedStepClassifier(net, **training, augment=augment, use_graph=use_graph), data
+
+
+def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
+    """Check that a task other than classification can be executed as the config says.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    task, recipe = config["choices"]["task"], config["recipe"]
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(
+            f"task={task} needs trainer.precision=32-true or bf16-mixed: boxes must be float32"
+        )
+    if recipe["precise_bn_batches"]:
+        raise ValueError(f"task={task} needs recipe.precise_bn_batches=0")
+    if config["compile"] not in ("auto", "none"):
+        print(f"compile=none instead of {config['compile']}: the shapes of task={task} change")
 
 
 def evaluate_final_weights(
-    trainer: Trainer, classifier: Classifier, data: ImageDataModule
+    trainer: Trainer, module: Task, data: ImageDataModule
 ) -> dict[str, float]:
     """Return the metrics of the test set, computed in float32 if the weights are.
 
@@ -183,26 +211,27 @@ def evaluate_final_weights(
     if trainer.precision in ("bf16-mixed", "16-mixed"):
         forbid_tf32("32-true")
         trainer.strategy.precision_plugin = Precision()
-    trainer.test(classifier, datamodule=data, verbose=False)
-    return classifier.pop_eval_metrics()
+    trainer.test(module, datamodule=data, verbose=False)
+    return module.pop_eval_metrics()
 
 
-def describe_run(
-    config: dict[str, Any], module: Classifier, data: ImageDataModule
-) -> dict[str, Any]:
+def describe_run(config: dict[str, Any], module: Task, data: ImageDataModule) -> dict[str, Any]:
     """Return what the summary says of the net and the data."""
+    classifies = isinstance(module, Classifier)
     return {
         "model": config["choices"]["model"],
         "n": config["model"].get("n"),
-        "depth": module.net.depth,
+        "depth": module.depth,
         "shortcut": config["model"].get("shortcut"),
         "data": config["choices"]["data"],
+        "task": config["choices"].get("task", "classification"),
         "seed": config["seed"],
         "val_images": data.val_images,
         "train_images": data.train_images,
         "iterations": config["recipe"]["iterations"],
-        "parameters": count_parameters(module.net),
-        "macs": count_multiply_adds(module.net, data.image_shape),
+        "parameters": count_parameters(module),
+        # A detector's depend on the image.
+        "macs": count_multiply_adds(module.net, data.image_shape) if classifies else None,
     }
 
 

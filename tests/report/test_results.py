@@ -143,6 +143,6 @@ def test_each_protocol_that_a_run_was_tested_by_has_a_row(tmp_path):
 
 
 def test_what_is_drawn_is_what_a_run_writes():
-    assert set(CURVES) <= set(metric_columns(Classifier.metrics))
+    assert set(CURVES) <= set(metric_columns(Classifier))
     with open(ROOT / "experiments" / "demo" / "results.csv", newline="") as file:
         assert set(BY_DEPTH) <= set(next(csv.reader(file)))

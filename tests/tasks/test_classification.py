@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim import SGD
 
-from src.tasks.classification import Classifier, ErrorMeter, mean_metrics
+from src.tasks.classification import Classifier, ErrorMeter
 
 RIGHT, WRONG = torch.tensor([[9.0, 0.0]]), torch.tensor([[0.0, 9.0]])
 
@@ -44,8 +44,8 @@ def test_a_meter_is_reset_in_place():
 
 def test_metrics_are_the_mean_loss_and_percentages():
     expected = {"loss": 0.5, "error": 25.0, "error_top5": 5.0}
-    assert mean_metrics(50.0, 25, 5, 100) == expected
-    assert {*expected} == {*Classifier.metrics}
+    assert Classifier(nn.Identity()).mean_metrics(50.0, 25, 5, 100) == expected
+    assert {*expected} == {*Classifier.train_metrics}
 
 
 class Listener:

@@ -6,7 +6,7 @@ from typing import Any
 from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
-from src.tasks.classification import Classifier
+from src.tasks.base import Task
 from src.training.callbacks.base import RunCallback
 from src.training.callbacks.preemption import Preemption
 from src.training.distributed import rank_zero_works
@@ -38,12 +38,12 @@ class Checkpointing(RunCallback):
         """Count the time between checkpoints from here."""
         self.saved_at = time.monotonic()
 
-    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Task, *_: object) -> None:
         """Save if it is time, unless an evaluation follows."""
         if not self.intervals.evaluates(trainer.global_step):
             self._save_if_due(trainer)
 
-    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Task) -> None:
         """Save after an evaluation if it is time."""
         self._save_if_due(trainer)
 
@@ -66,7 +66,7 @@ class Checkpointing(RunCallback):
         return trainer.strategy.broadcast(enough)
 
     def on_save_checkpoint(
-        self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: Task, checkpoint: dict[str, Any]
     ) -> None:
         """Record which run, which images and how many processes the checkpoint comes from."""
         checkpoint["run"] = {
@@ -76,7 +76,7 @@ class Checkpointing(RunCallback):
         }
 
     def on_load_checkpoint(
-        self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: Task, checkpoint: dict[str, Any]
     ) -> None:
         """Check that the checkpoint belongs to this run.
 

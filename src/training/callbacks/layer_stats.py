@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from src.models.complexity import weighted_layers
 from src.runs.run_dir import RunDir
-from src.tasks.classification import Classifier
+from src.tasks.base import Task
 from src.training.callbacks.base import RunCallback
 from src.training.intervals import Intervals
 
@@ -32,7 +32,7 @@ class LayerStats(RunCallback):
         self.run_dir, self.intervals = run_dir, intervals
         self.measuring = ExitStack()
 
-    def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+    def on_train_start(self, trainer: Trainer, module: Task) -> None:
         """Measure the weights before the first update, and start to measure the first signals.
 
         A captured step has no hook between its backward pass and its update.
@@ -43,13 +43,13 @@ class LayerStats(RunCallback):
         if trainer.global_step == 0 and "inductor" not in self.run_dir.config["compile"]:
             self.signals = self.measuring.enter_context(record_signals(module.net))
 
-    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Task, *_: object) -> None:
         """Write the rows of the first iteration, unless its evaluation will write them."""
         self.measuring.close()
         if trainer.global_step == 1 and not self.intervals.evaluates(1):
             self._write(trainer, gradient_norms(module.net))
 
-    def on_validation_start(self, trainer: Trainer, module: Classifier) -> None:
+    def on_validation_start(self, trainer: Trainer, module: Task) -> None:
         """Measure the gradients of the latest iteration, and start to measure responses."""
         self.gradients = gradient_norms(module.net)
         if trainer.global_step > 1:
@@ -60,7 +60,7 @@ class LayerStats(RunCallback):
         """Stop after the first batch, which is enough."""
         self.measuring.close()
 
-    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Task) -> None:
         """Write the rows."""
         self.measuring.close()  # there is no batch on a rank that could read none of its images
         self._write(trainer, self.gradients, self.responses)

@@ -1,21 +1,18 @@
 """Measure a run's metrics and write them to metrics.csv."""
 
-from collections.abc import Sequence
-
 from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
-from src.tasks.classification import Classifier
+from src.tasks.base import Task
 from src.training.callbacks.base import RunCallback
 from src.training.callbacks.nan_guard import NaNGuard
 from src.training.intervals import Intervals
 
-STAGES = ("train", "val", "test")
 
-
-def metric_columns(metrics: Sequence[str]) -> list[str]:
-    """Return the columns of metrics.csv for a task's metrics."""
-    return ["iteration", "lr", *(f"{stage}/{metric}" for stage in STAGES for metric in metrics)]
+def metric_columns(task: type[Task] | Task) -> list[str]:
+    """Return the columns of metrics.csv for a task."""
+    stages = {"train": task.train_metrics, "val": task.eval_metrics, "test": task.eval_metrics}
+    return ["iteration", "lr", *(f"{stage}/{m}" for stage, names in stages.items() for m in names)]
 
 
 class Metrics(RunCallback):
@@ -43,7 +40,7 @@ class Metrics(RunCallback):
         self.row: dict[str, float] = {}
         self.written = 0
 
-    def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+    def on_train_start(self, trainer: Trainer, module: Task) -> None:
         """Bring the CSV files to the iteration at which the run resumes."""
         if trainer.is_global_zero:
             resumed_at = trainer.global_step
@@ -51,7 +48,7 @@ class Metrics(RunCallback):
             logged = [i for i in range(1, resumed_at + 1) if self.intervals.logs(i)]
             self.run_dir.check_rows(logged)
 
-    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: Task, *_: object) -> None:
         """Measure the training metrics, if they are due."""
         iteration = trainer.global_step
         if self.intervals.logs(iteration):
@@ -60,7 +57,7 @@ class Metrics(RunCallback):
             # Lightning then evaluates even if eval_every does not divide the iterations.
             trainer.should_stop = True
 
-    def _measure(self, trainer: Trainer, module: Classifier, iteration: int) -> None:
+    def _measure(self, trainer: Trainer, module: Task, iteration: int) -> None:
         recent = module.recent_train_metrics()
         self.nan_guard.check_loss(trainer, module, recent["loss"])
         self.row = {"iteration": iteration, "lr": module.lr, "train/loss": recent["loss"]}
@@ -72,14 +69,14 @@ class Metrics(RunCallback):
         del since_evaluation["loss"]
         self.row |= {f"train/{name}": value for name, value in since_evaluation.items()}
 
-    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
+    def on_validation_end(self, trainer: Trainer, module: Task) -> None:
         """Complete the row of the training metrics with those of the evaluation."""
         metrics = module.pop_eval_metrics()
         self.row |= {f"{self.split}/{name}": value for name, value in metrics.items()}
         module.on_evaluated(metrics)
         self._write(trainer, module)
 
-    def _write(self, trainer: Trainer, module: Classifier) -> None:
+    def _write(self, trainer: Trainer, module: Task) -> None:
         if trainer.is_global_zero:
-            self.run_dir.append_metrics(metric_columns(module.metrics), self.row)
+            self.run_dir.append_metrics(metric_columns(module), self.row)
         self.written = int(self.row["iteration"])

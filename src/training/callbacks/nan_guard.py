@@ -7,7 +7,7 @@ import torch
 from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
-from src.tasks.classification import Classifier
+from src.tasks.base import Task
 from src.training.callbacks.base import RunCallback
 
 
@@ -17,7 +17,7 @@ class NaNGuard(RunCallback):
     def __init__(self, run_dir: RunDir) -> None:
         self.run_dir = run_dir
 
-    def check_loss(self, trainer: Trainer, module: Classifier, loss: float) -> None:
+    def check_loss(self, trainer: Trainer, module: Task, loss: float) -> None:
         """Check the training loss, the same on all ranks.
 
         Raises:
@@ -29,7 +29,7 @@ class NaNGuard(RunCallback):
             )
 
     def on_save_checkpoint(
-        self, trainer: Trainer, module: Classifier, checkpoint: dict[str, Any]
+        self, trainer: Trainer, module: Task, checkpoint: dict[str, Any]
     ) -> None:
         """Check the weights and the batch norm statistics.
 
@@ -37,11 +37,11 @@ class NaNGuard(RunCallback):
             FloatingPointError: one of them is not finite.
         """
         # One answer for all tensors: each one by itself would wait for the GPU.
-        finite = [tensor.isfinite().all() for tensor in module.net.state_dict().values()]
+        finite = [tensor.isfinite().all() for tensor in module.state_dict().values()]
         if not torch.stack(finite).all():
             raise FloatingPointError(f"a weight is not finite {self._advice(trainer, module)}")
 
-    def _advice(self, trainer: Trainer, module: Classifier) -> str:
+    def _advice(self, trainer: Trainer, module: Task) -> str:
         last, lr = self.run_dir.last_checkpoint, module.lr
         saved = (
             f"the last good checkpoint is {last}" if last.exists() else "there is no checkpoint yet"

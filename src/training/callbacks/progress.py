@@ -4,7 +4,7 @@ from pytorch_lightning import Trainer
 from tqdm import tqdm
 
 from src.runs.run_dir import RunDir
-from src.tasks.classification import Classifier
+from src.tasks.base import Task
 from src.training.callbacks.base import RunCallback
 from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.metrics import Metrics
@@ -17,7 +17,7 @@ class Progress(RunCallback):
         self.run_dir, self.metrics, self.checkpointing = run_dir, metrics, checkpointing
         self.bar = tqdm(disable=True)
 
-    def on_train_start(self, trainer: Trainer, module: Classifier) -> None:
+    def on_train_start(self, trainer: Trainer, module: Task) -> None:
         """Say where the run starts and how, and open the bar."""
         iterations, first = self.metrics.intervals.iterations, trainer.global_step
         if trainer.is_global_zero:
@@ -43,20 +43,18 @@ class Progress(RunCallback):
         before = self.checkpointing.previous_world_size
         return text if before in (None, world_size) else f"{text} (world size {before} before)"
 
-    def on_train_batch_end(self, trainer: Trainer, module: Classifier, *_: object) -> None:
-        """Advance the bar, with the latest training error."""
+    def on_train_batch_end(self, trainer: Trainer, module: Task, *_: object) -> None:
+        """Advance the bar, with the latest training metrics."""
         self.bar.update()
         if self.metrics.intervals.logs(trainer.global_step):
-            self.bar.set_postfix_str(
-                f"train {module.headline} {module.recent[module.headline]:.1f}%"
-            )
+            self.bar.set_postfix_str(module.describe_training())
 
-    def on_validation_end(self, trainer: Trainer, module: Classifier) -> None:
-        """Print the errors of an evaluation."""
+    def on_validation_end(self, trainer: Trainer, module: Task) -> None:
+        """Print the metrics of an evaluation."""
         if trainer.is_global_zero:
-            row, split, name = self.metrics.row, self.metrics.split, module.headline
-            values = f"train {row[f'train/{name}']:.2f}%  {split} {row[f'{split}/{name}']:.2f}%"
-            tqdm.write(f"{self.run_dir.path.name}  iteration {row['iteration']}  {name}: {values}")
+            row = self.metrics.row
+            result = module.describe_evaluation(row, self.metrics.split)
+            tqdm.write(f"{self.run_dir.path.name}  iteration {row['iteration']}  {result}")
 
     def on_train_end(self, *_: object) -> None:
         """Close the bar."""

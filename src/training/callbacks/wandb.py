@@ -86,7 +86,7 @@ class WandbRun(RunCallback):
 
     def on_train_start(self, trainer: object, module: Any) -> None:
         """Start the W&B run, now that metrics.csv is truncated to where the run resumes."""
-        self.depth = module.net.depth
+        self.depth = module.depth
         self.start()
 
     def on_train_batch_end(self, *_: object) -> None:

@@ -13,7 +13,7 @@ from stopping import KillInForward, KillInHook
 from sync_batchnorm import SyncBatchNorms
 from torch import nn
 
-from src.evaluation.weights import load_weights, read_weights
+from src.models.weights import load_weights, read_weights
 from src.tasks.classification import Classifier
 from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.layer_stats import LayerStats

@@ -16,6 +16,7 @@ from conftest import ROOT
 from fake_wandb_server import KEY, OfflineRun
 
 from src.config import CONF
+from src.tasks.classification import Classifier
 from src.training import wandb_init
 from src.training.callbacks import wandb as wandb_callback
 from src.training.callbacks.metrics import metric_columns
@@ -34,7 +35,7 @@ SUMMARY = {
     **{"depth": 8, "train_error": 40.0, "val_error": None, "test_error": 50.0},
     "versions": {"torch": "2.13"},
 }
-COLUMNS = metric_columns(["loss", "error", "error_top5"])
+COLUMNS = metric_columns(Classifier)
 
 # A run in a process of its own, which is killed after it has sent its rows. It is not forked: the
 # process of W&B that outlives it would keep the pipes of the fork server open.

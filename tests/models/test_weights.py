@@ -19,9 +19,9 @@ from src.data.imagenet import MEAN, STD
 from src.data.transforms import resize
 from src.evaluation.ensemble import NormalizedNet
 from src.evaluation.protocols import center_crop, multi_scale, ten_crops
-from src.evaluation.weights import load_weights, read_weights
 from src.export import write_safetensors
 from src.models.resnet import resnet
+from src.models.weights import load_weights, read_weights
 
 
 @pytest.fixture
@@ -244,7 +244,7 @@ def test_a_missing_safetensors_package_is_reported_with_the_command_to_install_i
     tmp_path, monkeypatch
 ):
     (tmp_path / "net.safetensors").write_bytes(b"")
-    monkeypatch.setattr("src.evaluation.weights.find_spec", lambda name: None)
+    monkeypatch.setattr("src.models.weights.find_spec", lambda name: None)
     message = ".safetensors files need safetensors: uv pip install .*--group export"
     with pytest.raises(ValueError, match=message):
         read_weights(tmp_path / "net.safetensors")

@@ -129,6 +129,22 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
     net.load_state_dict(state, strict=False)  # checked above, with a better message
 
 
+def load_backbone(net: Any, state: dict[str, Tensor]) -> None:
+    """Load weights into a net whose classifier is removed, whatever classes they are of.
+
+    Args:
+        net: A net that has its classifier still, which is then removed.
+        state: A state dict with or without a classifier.
+
+    Raises:
+        ValueError: As for `load_weights`.
+    """
+    with_classifier = net.state_dict().keys()
+    net.remove_classifier()
+    of_classifier = with_classifier - net.state_dict().keys()
+    load_weights(net, {key: value for key, value in state.items() if key not in of_classifier})
+
+
 def _fold_conv_biases(net: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Subtract biases of convolutions from the running mean of the batch norm that follows.
 

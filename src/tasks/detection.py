@@ -1,0 +1,217 @@
+"""Object detection: Faster R-CNN on one of our nets, trained jointly (Sec. 4.3, Appendix A)."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from src.data.object_data import ObjectBatch, ObjectData
+from src.data.sampler import rng_for
+from src.runs.run_dir import RunDir
+from src.tasks.average_precision import COCO_METRICS, coco_ap, gathered
+from src.tasks.base import Meter, Metrics, Schedule, Summary, Task
+from src.tasks.faster_rcnn import freeze_batch_norm, make_faster_rcnn
+from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
+
+Result = tuple[int, dict[str, Tensor], dict[str, Tensor]]  # image id, detections, target
+
+EXAMPLES = 8  # test images in the picture that a run keeps
+# How the metrics are printed.
+NAMES = dict(
+    zip(COCO_METRICS, ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large"), strict=True)
+)
+SAMPLING = 3  # the use of the seed, next to those of src/data/sampler.py
+# Our names of the four losses, and torchvision's.
+LOSSES = {
+    "loss_class": "loss_classifier",
+    "loss_box": "loss_box_reg",
+    "loss_rpn_object": "loss_objectness",
+    "loss_rpn_box": "loss_rpn_box_reg",
+}
+
+
+class LossMeter(Meter):
+    """Sums of the total loss and its four parts over images since the last reset."""
+
+    losses: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__(
+            losses=torch.zeros(1 + len(LOSSES)), images=torch.zeros((), dtype=torch.int64)
+        )
+
+    def update(self, losses: Tensor, images: int) -> None:
+        """Add the mean losses [5] of a batch of so many images."""
+        self.losses.add_(losses, alpha=images)
+        self.images.add_(images)
+
+    def compute(self) -> tuple[float, ...]:
+        """Return the sums over all processes: the losses, and the number of images."""
+        return *self.losses.tolist(), self.images.item()
+
+
+class Detector(Task):
+    """Trains and evaluates a detector on images of any size, with the targets of `Example`.
+
+    Args:
+        net: A net for classification; its classifier is removed.
+        data: Says how images are prepared, and which classes there are.
+        recipe: Has the options under `detector`, see conf/recipe/detection.yaml.
+        seed: Seed of the run, for the anchors and regions that a step samples.
+        frozen: Whether batch norm keeps its statistics, weights and biases, as in the paper. That
+            needs trained weights: a net from scratch diverges with it.
+        optimizer: Makes an optimizer from parameters and a first learning rate.
+        schedule: Gives the learning rate of each iteration.
+
+    Raises:
+        ValueError: The recipe is none for detection.
+
+    Attributes:
+        results: Image id, detections and target of each image evaluated last, in order.
+    """
+
+    train_metrics = ("loss", *LOSSES)
+    eval_metrics = tuple(COCO_METRICS)
+
+    def __init__(
+        self,
+        net: nn.Module,
+        data: ObjectData,
+        recipe: dict[str, Any],
+        seed: int,
+        frozen: bool = False,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        super().__init__(net, LossMeter(), optimizer, schedule)
+        if "detector" not in recipe:
+            raise ValueError("task=detection needs a recipe for it, such as recipe=scenes")
+        net.remove_classifier()  # type: ignore[operator]
+        sizes = data.min_size, data.max_size
+        self.detector = make_faster_rcnn(net, len(data.classes), recipe["detector"], *sizes)
+        assert data.std is not None
+        self.register_buffer("mean", data.mean[:, None, None])
+        self.register_buffer("std", data.std[:, None, None])
+        self.classes, self.seed, self.frozen = data.classes, seed, frozen
+        self.own_results: list[Result] = []
+        self.results = self.own_results
+        self.train()
+
+    mean: Tensor  # of each channel in 0 to 255, [3, 1, 1]
+    std: Tensor
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of training or of evaluation; frozen batch norm stays as it is."""
+        super().train(mode)
+        if self.frozen:
+            freeze_batch_norm(self.net)
+        return self
+
+    def forward(self, batch: ObjectBatch) -> Any:
+        """Return the losses of a batch in training, and its detections in evaluation."""
+        images, targets = batch  # the images uint8
+        device = self.device.type
+        reduced = torch.is_autocast_enabled(device)
+        self.detector.backbone.enabled = self.detector.roi_heads.box_head.enabled = reduced
+        with torch.autocast(device, enabled=False):
+            return self.detector([(image - self.mean) / self.std for image in images], targets)
+
+    def training_step(self, batch: ObjectBatch, index: int) -> Tensor:
+        """Return the loss of a batch."""
+        # torchvision samples anchors and regions by the global generator: seeded for each step,
+        # or a resumed run would sample others.
+        rng = rng_for(self.seed, SAMPLING, index, self.global_rank)
+        torch.manual_seed(int(rng.integers(2**63)))
+        losses = self(batch)
+        parts = torch.stack([losses[name] for name in LOSSES.values()])
+        loss = parts.sum()
+        self.train_meter.update(torch.cat([loss[None], parts]).detach(), len(batch[0]))
+        return loss
+
+    def validation_step(self, batch: ObjectBatch, _: int) -> None:
+        """Detect the objects of a batch."""
+        for target, found in zip(batch[1], self(batch), strict=True):
+            self.own_results.append((int(target["image_id"]), on_cpu(found), on_cpu(target)))
+
+    test_step = validation_step
+
+    def pop_eval_metrics(self) -> Metrics:
+        """Return the average precisions in percent of the images evaluated since the last call."""
+        self.results, self.own_results = gathered(self.own_results), []
+        _, detections, targets = zip(*self.results, strict=True)
+        metrics, per_class = coco_ap(detections, targets)
+        self.per_class = {self.classes[label - 1]: ap for label, ap in per_class.items()}
+        return metrics
+
+    def on_evaluated(self, metrics: Metrics) -> None:
+        """Let the schedule take note of an evaluation during training."""
+        self.schedule.on_eval_error(100 - metrics.get("ap", 0.0))
+
+    def mean_metrics(self, *sums: float) -> Metrics:
+        """Return the mean losses from sums."""
+        *losses, images = sums
+        return {name: x / images for name, x in zip(self.train_metrics, losses, strict=True)}
+
+    def summarize(self, row: Metrics) -> Summary:
+        """Return the loss and the average precisions for summary.json."""
+        aps = {f"test_{name}": row.get(f"test/{name}") for name in self.eval_metrics}
+        return {
+            "train_loss": row["train/loss"],
+            "val_ap": row.get("val/ap"),
+            **aps,
+            "test_ap_per_class": self.per_class,
+        }
+
+    def describe_training(self) -> str:
+        """Return the recent loss, for the progress bar."""
+        return f"loss {self.recent['loss']:.3f}"
+
+    def describe_evaluation(self, row: Metrics, split: str) -> str:
+        """Return the loss and the average precision."""
+        ap, ap50 = (row.get(f"{split}/{name}", 0.0) for name in ("ap", "ap50"))
+        return f"train loss {row['train/loss']:.3f}  {split} AP {ap:.1f}  AP50 {ap50:.1f}"
+
+    def describe_test(self, metrics: Metrics) -> str:
+        """Return all average precisions, and those of the classes."""
+        means = [f"{NAMES[name]} {value:.1f}" for name, value in metrics.items()]
+        classes = [f"{name} {ap:.1f}" for name, ap in self.per_class.items()]
+        return f"{', '.join(means)}; by class {', '.join(classes)}"
+
+    def write_artifacts(self, run_dir: RunDir, data: ObjectData) -> None:
+        """Write the detections, and some of them in a picture."""
+        run_dir.write_json("detections", coco_detections(self.results))
+        self.draw_examples(run_dir.path / "examples.png", data, EXAMPLES)
+
+    def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
+        """Draw the first test images: the objects that are there above those that were found."""
+        truth, found = [], []
+        for position, (_, detections, target) in enumerate(self.results[:count]):
+            image = data.example("test", position).image
+            truth.append(draw_boxes(image, target, self.classes, TRUTH))
+            found.append(draw_boxes(image, detections, self.classes, FOUND))
+        write_pictures(path, truth, found)
+
+
+def coco_detections(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Return detections in COCO's form, with boxes as x, y, width and height."""
+    return [
+        {
+            "image_id": image_id,
+            "category_id": int(label),
+            "bbox": [x1, y1, x2 - x1, y2 - y1],
+            "score": score,
+        }
+        for image_id, found, _ in results
+        for (x1, y1, x2, y2), label, score in zip(
+            *(found[key].tolist() for key in ("boxes", "labels", "scores")), strict=True
+        )
+    ]
+
+
+def on_cpu(objects: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of some objects in the memory of the CPU."""
+    return {name: values.cpu() for name, values in objects.items()}

@@ -1,0 +1,115 @@
+"""Images with objects: the training stream, its flips, and the shares of several processes."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from src.data.object_data import EVAL_BATCH, Example, ObjectData, make_target, mirror
+
+
+class Dots(ObjectData):
+    """Images of one pixel wide objects: image i has i % 3 of them, and is i everywhere else."""
+
+    image_shape = (3, 6, 8)
+
+    def __init__(self, images=10, test_images=5, **common):
+        defaults = {"min_size": 6, "max_size": 8, "flip": True, "val_images": 0, "seed": 0}
+        super().__init__(["dot"], ["detection"], **defaults | common)
+        self.counts = images, test_images
+
+    @property
+    def sizes(self):
+        return self.counts
+
+    def content(self):
+        yield b"dots"
+
+    def read(self, split, index):
+        image = torch.full((3, 6, 8), index, dtype=torch.uint8)
+        boxes = [[x, 2, x + 1, 3] for x in range(index % 3)]
+        for x1, *_ in boxes:
+            image[:, 2, x1] = 255
+        return Example(image, make_target(index, boxes, [1] * len(boxes)))
+
+
+def on_rank(data, rank, world_size):
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+    data.setup()
+    return data
+
+
+def test_a_mirrored_box_has_the_same_pixels():
+    example = Dots().read("train", 5)
+    image, target = mirror(example)
+    for box in target["boxes"].long().tolist():
+        x1, y1, x2, y2 = box
+        assert (image[:, y1:y2, x1:x2] == 255).all()
+    assert (image == 255).sum() == (example.image == 255).sum()
+    assert torch.equal(mirror(Example(image, target)).target["boxes"], example.target["boxes"])
+
+
+def test_a_mask_is_mirrored_with_its_image():
+    mask = torch.arange(48, dtype=torch.uint8).reshape(6, 8)
+    example = Example(mask.expand(3, 6, 8), make_target(0, [], [], mask=mask))
+    image, target = mirror(example)
+    assert torch.equal(image[0], target["mask"])
+    assert target["mask"][0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
+
+
+def test_an_image_without_objects_has_boxes_and_labels_all_the_same():
+    target = Dots().read("train", 0).target
+    assert (target["boxes"].shape, target["boxes"].dtype) == ((0, 4), torch.float32)
+    assert (target["labels"].shape, target["labels"].dtype) == ((0,), torch.int64)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_the_training_batches_do_not_depend_on_the_number_of_processes(world_size):
+    def first_batches(rank, world_size):
+        data = on_rank(Dots(batch_size=4, iterations=3), rank, world_size)
+        return [*data.train_dataloader()]
+
+    expected = first_batches(0, 1)
+    shares = [first_batches(rank, world_size) for rank in range(world_size)]
+    for batch, *parts in zip(expected, *shares, strict=True):
+        images = [image for part, _ in parts for image in part]
+        assert len(images) == 4
+        assert all(torch.equal(a, b) for a, b in zip(images, batch[0], strict=True))
+
+
+def test_about_half_the_training_images_are_flipped_and_none_where_flips_are_off():
+    def flipped(**options):
+        data = on_rank(Dots(batch_size=10, iterations=20, **options), 0, 1)
+        batches = [*data.train_dataloader()]
+        # The objects of image 1 and 2 are at the left, unless it is flipped.
+        return np.mean(
+            [
+                target["boxes"][:, 0].max().item() > 4
+                for _, targets in batches
+                for target in targets
+                if len(target["boxes"])
+            ]
+        )
+
+    assert 0.3 < flipped() < 0.7
+    assert flipped(flip=False) == 0
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_each_test_image_is_evaluated_by_one_process(world_size):
+    ids = []
+    for rank in range(world_size):
+        loader = on_rank(Dots(test_images=EVAL_BATCH + 3), rank, world_size).test_dataloader()
+        batches = [*loader]
+        assert len(batches) == len(loader)
+        ids += [int(target["image_id"]) for _, targets in batches for target in targets]
+    assert sorted(ids) == [*range(EVAL_BATCH + 3)]
+
+
+def test_held_out_images_are_not_trained_on():
+    data = on_rank(Dots(val_images=4, batch_size=6, iterations=3), 0, 1)
+    trained = {int(t["image_id"]) for _, targets in data.train_dataloader() for t in targets}
+    held_out = {int(t["image_id"]) for _, targets in data.val_dataloader() for t in targets}
+    assert (len(trained), len(held_out)) == (6, 4)
+    assert not trained & held_out

@@ -1,0 +1,327 @@
+"""A detector on our nets: its parts, its losses, frozen batch norm, and exact resuming."""
+
+import io
+import json
+from contextlib import redirect_stdout
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import KillBefore, Killed
+from hydra.utils import instantiate
+from ranks import run_on_ranks, train_and_capture
+from run_comparison import assert_same_run, load_checkpoint
+from torch import nn
+
+from src.evaluation.task_evaluator import evaluate_task, load_task
+from src.models.complexity import count_parameters, weighted_layers
+from src.runs.run_dir import RunDir
+from src.tasks.detection import Detector
+from src.tasks.faster_rcnn import make_faster_rcnn
+from src.training.trainer import build, make_trainer
+
+# Three iterations on few scenes, for tests in which the result does not matter.
+DETECTION = [
+    "task=detection",
+    "data=scenes",
+    "data.train_scenes=20",
+    "data.test_scenes=5",
+    "recipe.batch_size=2",
+    "recipe.iterations=4",
+    "recipe.eval_every=4",
+    "recipe.log_every=1",
+    "recipe.checkpoint_every=1",
+    "trainer.accelerator=cpu",
+]
+EVALUATION = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+
+
+@pytest.fixture
+def detector(find):
+    """Build the module and the data of a command line."""
+
+    def make(*overrides):
+        config = find(*DETECTION, "n=1", "trainer.precision=32-true", *overrides).config
+        return build(config, make_trainer(config, []))
+
+    return make
+
+
+@pytest.fixture
+def detect(tiny):
+    """Train a detector in this process."""
+    return lambda *overrides, **options: tiny(*DETECTION, *overrides, **options)
+
+
+def first_batch(data):
+    return next(iter(data.train_dataloader()))
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "channels", "features"),
+    [
+        ("resnet101", 91, 1024, 2048),  # Sec. 4.3: "totally 91 conv layers"
+        ("resnet20", 13, 32, 64),
+        ("plain20", 13, 32, 64),
+        ("vgg16", 13, 512, 4096),
+        ("preactivation110", 73, 32, 64),
+    ],
+)
+def test_all_stages_but_the_last_are_shared_by_the_regions(
+    compose_net, model, layers, channels, features
+):
+    net = compose_net(model)
+    net.remove_classifier()
+    shared = {name for name in weighted_layers(net) if not is_of_regions(name, model)}
+    assert len(shared) == layers
+    with torch.device("meta"):
+        image = torch.empty(1, 3, 224, 224)
+        size = net.region_size
+        shared_map = net.eval().to("meta").shared_map(image)
+        regions = torch.empty(2, channels, size, size)
+        assert net.region_features(regions).shape == (2, features)
+    assert shared_map.shape[1] == net.shared_channels == channels
+    assert shared_map.shape[2] == 224 / net.shared_stride
+    assert net.region_channels == features
+
+
+def is_of_regions(name, model):
+    last = {"resnet101": "layer4", "vgg16": "classifier"}.get(model, "layer3")
+    return name.startswith(last)
+
+
+@pytest.fixture
+def compose_net(find):
+    def make(model):
+        with torch.device("meta"):
+            return instantiate(find(f"model={model}").config["model"], _convert_="all")
+
+    return make
+
+
+def test_a_detector_on_resnet101_for_20_classes_learns_52_1_million_parameters(compose_net, find):
+    net = compose_net("resnet101")
+    net.remove_classifier()
+    options = find("data=scenes", "task=detection", "recipe=detection").config["recipe"]["detector"]
+    with torch.device("meta"):
+        heads = make_faster_rcnn(net, 20, options | {"rpn_channels": 1024}, 600, 1000)
+    norms = [layer for layer in net.modules() if isinstance(layer, nn.BatchNorm2d)]
+    frozen = sum(map(count_parameters, norms))
+    learned = count_parameters(net) + count_parameters(heads) - frozen
+    assert (round(learned / 1e6, 1), round(frozen / 1e6, 1)) == (52.1, 0.1)
+
+
+def test_the_parameters_of_the_net_have_the_names_of_the_classifier_and_no_others(detector):
+    module, _ = detector()
+    names = {name for name in module.state_dict() if name.startswith("net.")}
+    assert "net.layer3.0.conv1.weight" in names
+    assert "net.fc.weight" not in names
+    others = {name.partition(".")[0] for name in module.state_dict().keys() - names}
+    assert others == {"detector", "mean", "std"}
+    assert len({*module.learned_parameters()}) == len([*module.parameters()])
+
+
+def test_a_step_of_one_iteration_samples_the_same_and_of_another_others(detector):
+    module, data = detector()
+    batch = first_batch(data)
+    module.trainer = make_trainer_stub()
+    losses = [module.training_step(batch, index).item() for index in (0, 0, 1)]
+    # Batch norm in training does not depend on its running statistics, which move.
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+def make_trainer_stub():
+    return SimpleNamespace(global_rank=0, world_size=1, strategy=None)
+
+
+def test_the_loss_is_the_sum_of_its_four_parts(detector):
+    module, data = detector()
+    module.trainer = make_trainer_stub()
+    loss = module.training_step(first_batch(data), 0).item()
+    metrics = module.pop_train_metrics()
+    assert metrics.pop("loss") == pytest.approx(loss, rel=1e-6)
+    assert len(metrics) == 4
+    assert sum(metrics.values()) == pytest.approx(loss, rel=1e-5)
+
+
+def test_only_convolutions_are_computed_in_reduced_precision(detector):
+    module, data = detector()
+    module.trainer = make_trainer_stub()
+    seen = {}
+
+    def note(name):
+        def hook(_, inputs, output):
+            seen[name] = inputs[0].dtype, output.dtype
+
+        return hook
+
+    module.net.layer1[0].conv1.register_forward_hook(note("shared"))
+    module.net.layer3[0].conv1.register_forward_hook(note("regions"))
+    module.detector.rpn.head.cls_logits.register_forward_hook(note("proposals"))
+    module.detector.roi_heads.box_predictor.cls_score.register_forward_hook(note("scores"))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module.training_step(first_batch(data), 0)
+    assert seen["shared"][1] == seen["regions"][1] == torch.bfloat16
+    assert seen["proposals"] == seen["scores"] == (torch.float32, torch.float32)
+    assert loss.dtype == torch.float32
+
+
+def test_evaluation_does_not_depend_on_how_images_are_batched(detector):
+    module, data = detector()
+    module.eval()
+    together = [data.example("test", i) for i in range(3)]
+    with torch.no_grad():
+        images, targets = [e.image for e in together], [e.target for e in together]
+        found = module((images, targets))
+        for image, target, expected in zip(images, targets, found, strict=True):
+            (alone,) = module(([image], [target]))
+            torch.testing.assert_close(alone["scores"], expected["scores"], atol=1e-5, rtol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Weights of a net for images of 100 classes, normalized in some way."""
+    from safetensors.torch import save_file
+
+    from src.models.resnet import resnet
+
+    torch.manual_seed(0)
+    net = resnet(1, "A", 100, "he_fan_in")
+    for norm in net.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.running_mean.normal_()
+    path = tmp_path_factory.mktemp("weights") / "net.safetensors"
+    mean = [[[10.0, 20.0]], [[30.0, 30.0]], [[40.0, 60.0]]]  # of each pixel of a 1x2 image
+    metadata = {"channels": "RGB", "mean": json.dumps(mean), "std": "[1.0, 2.0, 4.0]"}
+    save_file(net.state_dict(), path, metadata)
+    return path, net.state_dict()
+
+
+def test_a_net_that_starts_from_weights_keeps_its_batch_norm_and_their_normalization(
+    detect, weights, tmp_path
+):
+    path, state = weights
+    run_dir = detect(f"weights={path}", "recipe.schedule.lr=0.001")
+    trained = load_checkpoint(run_dir)["state_dict"]
+    norms = [name for name in state if ".bn" in name or name.startswith("bn")]
+    assert len(norms) == 7 * 5
+    assert all(torch.equal(trained[f"net.{name}"], state[name]) for name in norms)
+    assert not torch.equal(trained["net.conv1.weight"], state["conv1.weight"])
+    assert trained["mean"].flatten().tolist() == [15, 30, 50]
+    assert trained["std"].flatten().tolist() == [1, 2, 4]
+
+
+def test_batch_norm_learns_where_a_net_starts_from_scratch(detect):
+    trained = load_checkpoint(detect())["state_dict"]
+    assert trained["net.bn1.num_batches_tracked"] > 0
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_an_interrupted_run_ends_as_if_it_had_not_been_interrupted(
+    detect, find, weights, tmp_path, frozen
+):
+    options = [f"weights={weights[0]}", "recipe.schedule.lr=0.001"] if frozen else []
+    expected = detect(*options, f"output_dir={tmp_path}/undisturbed")
+    for iterations in (1, 3):
+        with pytest.raises(Killed):
+            detect(*options, callbacks=[KillBefore(iterations)])
+    resumed = detect(*options)
+    assert_same_run(resumed, expected, iterations=4)
+    own, other = (
+        {k: v for k, v in run.summary.items() if k.startswith("test_")}
+        for run in (resumed, expected)
+    )
+    assert own == other
+    assert (resumed.path / "detections.json").read_bytes() == (
+        expected.path / "detections.json"
+    ).read_bytes()
+
+
+def test_a_finished_run_has_results_detections_and_a_picture(detect):
+    run_dir = detect()
+    summary = run_dir.summary
+    assert summary["task"] == "detection"
+    assert 0 <= summary["test_ap"] <= summary["test_ap50"] <= 100
+    assert summary["train_loss"] == run_dir.rows()[-1]["train/loss"]
+    assert (run_dir.path / "examples.png").read_bytes()[:4] == b"\x89PNG"
+    for found in json.loads((run_dir.path / "detections.json").read_text()):
+        assert {*found} == {"image_id", "category_id", "bbox", "score"}
+        assert found["image_id"] in range(5)
+        assert found["category_id"] in range(1, 11)
+
+
+def test_the_detections_of_a_run_are_those_of_its_checkpoint(detect, capsys):
+    run_dir = detect()
+    kept = json.loads((run_dir.path / "detections.json").read_text())
+    (run_dir.path / "examples.png").unlink()
+    capsys.readouterr()
+    evaluate_task(run_dir, EVALUATION, show=2)
+    out = capsys.readouterr().out
+    assert f"AP {run_dir.summary['test_ap']:.1f}" in out
+    assert (run_dir.path / "examples.png").exists()
+    module, data = load_task(run_dir)
+    module.eval()
+    with torch.no_grad():
+        found = module(([data.example("test", 0).image], [data.example("test", 0).target]))[0]
+    scores = [entry["score"] for entry in kept if entry["image_id"] == 0]
+    np.testing.assert_allclose(found["scores"], scores, rtol=1e-3, atol=1e-4)
+
+
+def evaluate_share(path, world_size):
+    options = EVALUATION | {"devices": world_size}
+    with redirect_stdout(io.StringIO()) as printed:
+        evaluate_task(RunDir.open(path), options, show=0)
+    return printed.getvalue()
+
+
+@pytest.mark.slow
+def test_average_precision_is_the_same_from_1_2_and_3_processes(detect, capsys):
+    run_dir = detect("recipe.iterations=40", "recipe.eval_every=40")
+    capsys.readouterr()
+    evaluate_task(run_dir, EVALUATION, show=0)
+    expected = capsys.readouterr().out
+    for world_size in (2, 3):  # of 5 images
+        outputs = run_on_ranks(world_size, evaluate_share, run_dir.path, world_size)
+        assert outputs == [expected, *[""] * (world_size - 1)]
+
+
+def train_share(run_dir):
+    return train_and_capture(run_dir)
+
+
+@pytest.mark.slow
+def test_two_processes_share_each_batch(find, tmp_path):
+    run_dir = find(*DETECTION, "n=1", "trainer.precision=32-true", "trainer.devices=2")
+    first, second = run_on_ranks(2, train_share, run_dir)
+    assert "world size 2" in first
+    assert second == ""
+    assert run_dir.summary["devices"] == 2
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["task=classification"], "data=scenes has no labels for classification: set task=detect"),
+        (["data=digits", "recipe=scenes"], "data=digits has no labels for detection"),
+        (["recipe=cifar10"], "task=detection needs a recipe for it"),
+        (["trainer.precision=bf16-true"], "boxes must be float32"),
+        (["recipe.precise_bn_batches=2"], "needs recipe.precise_bn_batches=0"),
+        (["weights=nowhere.pt"], "there is no file nowhere.pt"),
+    ],
+)
+def test_what_detection_cannot_do_is_an_error_before_anything_is_written(
+    find, tmp_path, overrides, message
+):
+    base = [option for option in DETECTION if not option.startswith(("data.", "recipe."))]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        train_and_capture(find(*base, "n=1", "trainer.precision=32-true", *overrides))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_captured_step_is_replaced_by_an_eager_one_with_a_message(find, capsys):
+    config = find(*DETECTION, "n=1", "compile=inductor", "trainer.precision=32-true").config
+    module, _ = build(config, make_trainer(config, []))
+    assert isinstance(module, Detector)
+    assert "compile=none instead of inductor" in capsys.readouterr().out
