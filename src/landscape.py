@@ -1,6 +1,7 @@
 """Draw loss landscapes: `python -m src.landscape RUN RUN ...`; see --help."""
 
 import argparse
+import math
 import re
 import time
 from collections.abc import Generator, Sequence
@@ -97,8 +98,8 @@ def parse(words: Sequence[str]) -> tuple[list[Path], dict[str, Any]]:
     for key, minimum in MINIMUM.items():
         if settings[key] < minimum:
             raise ValueError(f"{key}={settings[key]} must be at least {minimum}")
-    if settings["range"] <= 0:
-        raise ValueError(f"range={settings['range']} must be above 0")
+    if not 0 < settings["range"] < math.inf:
+        raise ValueError(f"range={settings['range']} must be above 0 and finite")
     return runs, settings
 
 
@@ -108,7 +109,8 @@ def measure_and_draw(
     """Measure the missing points of all runs, and draw the profile before the plane is measured."""
     grid, limit = settings["grid"], settings["range"]
     profile, plane = profile_points(grid, limit), plane_points(grid, limit)
-    # All nets of the profile come first: it is drawn long before the plane is complete.
+    on_profile = set(profile)
+    # The profiles of all runs come first: they are drawn long before a plane is complete.
     first, second = (
         [
             (index, point)
@@ -116,25 +118,20 @@ def measure_and_draw(
             for point in points
             if point not in landscape.measured
         ]
-        for points in (profile, [point for point in plane if point not in profile])
+        for points in (profile, [point for point in plane if point not in on_profile])
     )
-    start, out = time.perf_counter(), Path(settings["output_dir"])
-    total = len(first) + len(second)
+    start, total = time.perf_counter(), len(first) + len(second)
     with (
         closing(start_measuring(runs, [*first, *second], settings)) as results,
         tqdm(desc="measuring", total=total, unit=" points", leave=False, disable=None) as bar,
     ):
         for name, items in (("profile", first), ("landscape", second)):
-            # The points are the shorter one: no result is taken from the iterator and lost.
+            # The items are the shorter one: no result is taken from the iterator and lost.
             for (index, point), measurement in zip(items, results, strict=False):
                 landscapes[index].append(point, measurement)
                 bar.update()
-            # Here, so that mistakes in the command line do not wait for matplotlib.
-            from src.report.landscape_plots import draw_planes, draw_profile, save_figure
-
-            draw = draw_profile if name == "profile" else draw_planes
-            path = save_figure(draw(landscapes, grid, limit), out / name)
-            bar.write(f"written: {path} and .png")
+            svg = draw(name, landscapes, settings)
+            bar.write(f"written: {svg} and .png")
     if total:
         print(f"measured {total:,} points in {time.perf_counter() - start:,.0f} s")
 
@@ -152,6 +149,17 @@ def start_measuring(
     chosen = {key: settings[key] for key in ("split", "images", "seed", "root")}
     configs = [PlaneConfig(run, device=device, **chosen) for run in runs]
     yield from measure([(configs[i], point) for i, point in items], settings["devices"])
+
+
+def draw(name: str, landscapes: Sequence[LandscapePoints], settings: dict[str, Any]) -> Path:
+    """Draw the figure `profile` or `landscape`, and return its SVG file."""
+    # Only here, so that mistakes in the command line do not wait for matplotlib.
+    from src.report.figures import save_figure
+    from src.report.landscape_plots import draw_planes, draw_profile
+
+    draw_figure = draw_profile if name == "profile" else draw_planes
+    figure = draw_figure(landscapes, settings["grid"], settings["range"])
+    return save_figure(figure, Path(settings["output_dir"]) / name)
 
 
 if __name__ == "__main__":

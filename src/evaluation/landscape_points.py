@@ -73,12 +73,11 @@ class LandscapePoints:
         Raises:
             ValueError: If the points are of another run, other weights or other images.
         """
-        if not self.about.exists():
+        # Written before the first point, so points without this file are not ours.
+        if not self.about.exists() and not self.csv.exists():
             text = yaml.safe_dump(self.identity, sort_keys=False)
-            # Points without a word of what they are: not ours.
-            self.csv.unlink(missing_ok=True)
             atomic_write(self.about, lambda file: file.write(text.encode()))
-        stored = yaml.safe_load(self.about.read_text())
+        stored = yaml.safe_load(self.about.read_text()) if self.about.exists() else {}
         different = [key for key in self.identity if stored.get(key) != self.identity[key]]
         if different:
             changes = ", ".join(

@@ -171,6 +171,12 @@ def test_the_plane_and_the_profile_share_the_points_of_the_first_direction():
         assert line <= set(profile_points(grid, limit))
 
 
+def test_a_finer_grid_takes_over_the_points_of_a_coarser_one():
+    coarse, fine = ({*plane_points(grid, 1.0), *profile_points(grid, 1.0)} for grid in (3, 5))
+    assert len(coarse) == 11  # a plane of 9 and a profile of 5, which share 3
+    assert coarse < fine
+
+
 def test_points_are_read_again_without_a_row_that_was_cut_short(finished, tmp_path):
     settings = SETTINGS | {"output_dir": str(tmp_path)}
     run_dir = finished()
@@ -211,3 +217,11 @@ def test_points_of_other_weights_are_not_mixed(finished, tmp_path):
     run_dir.last_checkpoint.write_bytes(b"other weights")
     with pytest.raises(ValueError, match="checkpoint was"):
         LandscapePoints(run_dir, settings).open()
+
+
+def test_points_without_a_word_of_what_they_are_are_neither_used_nor_removed(finished, tmp_path):
+    points = LandscapePoints(finished(), SETTINGS | {"output_dir": str(tmp_path)})
+    points.csv.write_text("of somebody else")
+    with pytest.raises(ValueError, match="holds points with other settings"):
+        points.open()
+    assert points.csv.read_text() == "of somebody else"
