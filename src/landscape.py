@@ -143,7 +143,7 @@ def start_measuring(
     if not items:
         return
     # Only here, because it imports torch.
-    from src.evaluation.landscape import PlaneConfig, find_device, measure
+    from src.evaluation.loss_plane import PlaneConfig, find_device, measure
 
     device = find_device(settings["accelerator"], settings["devices"])
     chosen = {key: settings[key] for key in ("split", "images", "seed", "root")}

@@ -12,7 +12,7 @@ from command_line import call_here
 from conftest import ROOT
 from random_run import random_run
 
-from src.evaluation.landscape import LossPlane
+from src.evaluation.loss_plane import LossPlane
 from src.landscape import parse
 
 MODULE = "src.landscape"

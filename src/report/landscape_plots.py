@@ -1,4 +1,4 @@
-"""Draw loss landscapes; see src/evaluation/landscape.py."""
+"""Draw loss landscapes; see src/evaluation/loss_plane.py."""
 
 import math
 from collections.abc import Sequence

@@ -11,15 +11,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from src.evaluation.evaluator import load_nets, run_config
-from src.evaluation.landscape import LossPlane, PlaneConfig, load_plane, measure, random_direction
-from src.evaluation.landscape_points import (
-    LandscapePoints,
-    Measurement,
-    plane_points,
-    profile_points,
-)
+from src.evaluation.landscape_points import plane_points
+from src.evaluation.loss_plane import LossPlane, PlaneConfig, load_plane, measure, random_direction
 from src.models.resnet import resnet
-from src.runs.run_dir import RunDir
 
 SETTINGS = {"split": "train", "images": 100, "seed": 0}
 
@@ -69,7 +63,7 @@ def test_the_directions_are_random_differ_and_depend_on_the_seed_alone():
 
 
 def test_the_plane_of_a_linear_net_is_that_of_a_loop_in_numpy(monkeypatch):
-    monkeypatch.setattr("src.evaluation.landscape.TEST_BATCH", 3)  # several batches, one smaller
+    monkeypatch.setattr("src.evaluation.loss_plane.TEST_BATCH", 3)  # several batches, one smaller
     rng = np.random.default_rng(0)
     images, labels = rng.normal(size=(10, 4)), rng.integers(0, 3, 10)
     net = nn.Linear(4, 3).double()
@@ -141,7 +135,7 @@ def test_a_split_without_images_is_a_message(finished):
 
 
 def test_images_on_the_disk_are_a_message(finished, monkeypatch):
-    monkeypatch.setattr("src.evaluation.landscape.ImagesInMemory", str)
+    monkeypatch.setattr("src.evaluation.loss_plane.ImagesInMemory", str)
     with pytest.raises(ValueError, match="data=digits is read from the disk; a landscape needs"):
         load_plane(config(finished()))
 
@@ -156,72 +150,3 @@ def test_two_processes_measure_the_same_numbers_as_one(finished):
     # An error in a process is raised here.
     with pytest.raises(ValueError, match="has held out no images"):
         list(measure([(config(plain, split="val"), (0.0, 0.0))], 2))
-
-
-def test_the_plane_and_the_profile_share_the_points_of_the_first_direction():
-    assert plane_points(3, 0.5) == [
-        (-0.5, -0.5), (0.0, -0.5), (0.5, -0.5),
-        (-0.5, 0.0), (0.0, 0.0), (0.5, 0.0),
-        (-0.5, 0.5), (0.0, 0.5), (0.5, 0.5),
-    ]  # fmt: skip
-    assert [alpha for alpha, _ in profile_points(3, 0.5)] == [-0.5, -0.25, 0, 0.25, 0.5]
-    for grid, limit in [(25, 1.0), (51, 0.7), (8, 1.0)]:
-        line = {point for point in plane_points(grid, limit) if point[1] == 0}
-        assert len(line) == (grid if grid % 2 else 0)
-        assert line <= set(profile_points(grid, limit))
-
-
-def test_a_finer_grid_takes_over_the_points_of_a_coarser_one():
-    coarse, fine = ({*plane_points(grid, 1.0), *profile_points(grid, 1.0)} for grid in (3, 5))
-    assert len(coarse) == 11  # a plane of 9 and a profile of 5, which share 3
-    assert coarse < fine
-
-
-def test_points_are_read_again_without_a_row_that_was_cut_short(finished, tmp_path):
-    settings = SETTINGS | {"output_dir": str(tmp_path)}
-    run_dir = finished()
-    points = LandscapePoints(run_dir, settings)
-    points.open()
-    points.append((-1 / 3, 0.0), Measurement(0.1 + 0.2, 12.5))
-    points.append((0.0, 0.5), Measurement(math.inf, 90.0))
-    with open(points.csv, "a") as file:
-        file.write("0.5,0.5,1.2")
-    again = LandscapePoints(RunDir.open(run_dir.path), settings)
-    again.open()
-    assert again.measured == points.measured
-    assert len(points.csv.read_text().splitlines()) == 3
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"seed": 1}, "(seed was 0, now 1)"),
-        ({"images": 50}, "(images was 100, now 50)"),
-        ({"split": "test"}, "(split was train, now test)"),
-    ],
-)
-def test_points_of_other_settings_are_not_mixed(finished, tmp_path, change, message):
-    settings = SETTINGS | {"output_dir": str(tmp_path)}
-    run_dir = finished()
-    LandscapePoints(run_dir, settings).open()
-    LandscapePoints(run_dir, settings | {"grid": 3, "range": 2.0, "devices": 2}).open()
-    with pytest.raises(ValueError, match="holds points with other settings") as caught:
-        LandscapePoints(run_dir, settings | change).open()
-    assert message in str(caught.value)
-
-
-def test_points_of_other_weights_are_not_mixed(finished, tmp_path):
-    settings = SETTINGS | {"output_dir": str(tmp_path)}
-    run_dir = finished()
-    LandscapePoints(run_dir, settings).open()
-    run_dir.last_checkpoint.write_bytes(b"other weights")
-    with pytest.raises(ValueError, match="checkpoint was"):
-        LandscapePoints(run_dir, settings).open()
-
-
-def test_points_without_a_word_of_what_they_are_are_neither_used_nor_removed(finished, tmp_path):
-    points = LandscapePoints(finished(), SETTINGS | {"output_dir": str(tmp_path)})
-    points.csv.write_text("of somebody else")
-    with pytest.raises(ValueError, match="holds points with other settings"):
-        points.open()
-    assert points.csv.read_text() == "of somebody else"
