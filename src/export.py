@@ -49,9 +49,7 @@ def export(run: Path, out: Path) -> None:
     """
     if out.suffix not in WRITERS:
         raise ValueError(f"{out} must end in one of {', '.join(WRITERS)}")
-    run_dir = RunDir.open_trained(run)
-    if run_dir.summary is None:
-        raise ValueError(f"{run} is not finished: rerun the command that started it to resume it")
+    run_dir = RunDir.open_finished(run)
 
     # Imported only here, because it imports torch: the errors above are reported at once.
     from src.models.weights import check_packages
@@ -59,6 +57,7 @@ def export(run: Path, out: Path) -> None:
     check_packages(out)
     net, image_shape, metadata = load_run(run_dir)
     WRITERS[out.suffix](out, net, image_shape, metadata)
+    assert run_dir.summary is not None  # as it is finished
     text = card(out, metadata, command(run_dir), run_dir.summary)
     atomic_write(out.with_suffix(".md"), lambda file: file.write(text.encode()))
 

@@ -29,12 +29,12 @@ def append_rows(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any
         writer.writerows(rows)
 
 
-def truncate_rows(path: Path, last_iteration: int) -> bool:
+def truncate_rows(path: Path, last_iteration: float) -> bool:
     """Drop the rows of a CSV file after an iteration, and an incomplete last line.
 
     Args:
-        path: a CSV file whose first column is the iteration.
-        last_iteration: the last one to keep.
+        path: a CSV file whose first column is the iteration, or another number.
+        last_iteration: the last one to keep; infinity drops an incomplete line only.
 
     Returns:
         Whether rows remain; without any, the file is removed.
@@ -42,7 +42,8 @@ def truncate_rows(path: Path, last_iteration: int) -> bool:
     lines = path.read_text().splitlines(keepends=True)
     header, rows = lines[:1], lines[1:]
     # A kill can cut the last row short: only a line with its end is known to be complete.
-    kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[0]) <= last_iteration]
+    complete = [row for row in rows if row.endswith("\n")]
+    kept = [row for row in complete if float(row.split(",")[0]) <= last_iteration]
 
     # Not in place: a kill in the middle would lose rows.
     if kept:

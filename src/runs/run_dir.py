@@ -85,6 +85,21 @@ class RunDir:
             raise FileNotFoundError(f"{path} is not a run directory with a checkpoint")
         return run_dir
 
+    @classmethod
+    def open_finished(cls, path: Path) -> Self:
+        """Return the directory of a finished run, whose checkpoint has the final weights.
+
+        Raises:
+            FileNotFoundError: there is no config.yaml or no checkpoint.
+            ValueError: the run is not finished, or as for `open`.
+        """
+        run_dir = cls.open_trained(path)
+        if run_dir.summary is None:
+            raise ValueError(
+                f"{path} is not finished: rerun the command that started it to resume it"
+            )
+        return run_dir
+
     @cached_property
     def defaults(self) -> dict[str, Any]:
         """The flat defaults of the config files that the run chose."""
