@@ -55,8 +55,11 @@ def run_config(run_dir: RunDir) -> dict[str, Any]:
     """Return the config of a run as one of the nets that `evaluate` takes.
 
     Raises:
-        ValueError: If the config names a model or data class that no file of conf/ names.
+        ValueError: If the run learned another task than classification, or the config names a
+            model or data class that no file of conf/ names.
     """
+    if run_dir.task != "classification":
+        raise ValueError(f"{run_dir.path} is a run of {run_dir.task}; this needs a classifier")
     check_targets(run_dir.config, run_dir.path / "config.yaml")
     return run_dir.config | {"weights": run_dir.last_checkpoint, "name": run_dir.path.name}
 

@@ -9,7 +9,8 @@ from pytorch_lightning import Callback
 from tqdm import tqdm
 
 from src.data.object_data import ObjectData
-from src.evaluation.evaluator import ImageProgress, make_trainer, run_config
+from src.evaluation.evaluator import ImageProgress, make_trainer
+from src.runs.config_files import check_targets
 from src.runs.environment import silence_lightning
 from src.runs.run_dir import RunDir
 from src.tasks.base import Task
@@ -47,13 +48,14 @@ def evaluate_task(
 
 def load_task(run_dir: RunDir) -> tuple[Task, ObjectData]:
     """Return the module of a run with its last weights, and its data, set up."""
-    config = run_config(run_dir)
+    config = run_dir.config
+    check_targets(config, run_dir.path / "config.yaml")
     net = instantiate(config["model"], _convert_="all")
     data = instantiate(config["data"], seed=config["seed"], _convert_="all")
     data.prepare_data()
     data.setup("test")
     module = build_task(config, net, data)
-    module.load_state_dict(read_state(Path(config["weights"])))
+    module.load_state_dict(read_state(run_dir.last_checkpoint))
     return module, data
 
 

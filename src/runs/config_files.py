@@ -148,12 +148,13 @@ def check_targets(config: dict[str, Any], path: Path) -> None:
     Hydra calls whatever a `_target_` names, so only names that appear in `conf/` are allowed.
 
     Raises:
-        ValueError: the net or the data of the run in `path` are built by anything else.
+        ValueError: the net, the data or the task of the run in `path` are built by anything else.
     """
     # Of every group: what conf/ names is this project's choice, not a stranger's.
     files = CONF.rglob("*.yaml")
     allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
-    foreign = sorted({str(name) for name in targets([config["model"], config["data"]])} - allowed)
+    called = [config.get(group, {}) for group in ("model", "data", "task")]
+    foreign = sorted({str(name) for name in targets(called)} - allowed)
     if foreign:
         raise ValueError(
             f"{path} calls {foreign[0]}, which is not allowed: "
