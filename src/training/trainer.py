@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import count_multiply_adds, count_parameters
+from src.models.normalization import limit_batch_norm_images
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.classification import Batch, Classifier
@@ -36,6 +37,7 @@ from src.training.distributed import (
     report_lost_process,
 )
 from src.training.intervals import Intervals
+from src.training.optimizer import optimizer_factory
 from src.training.precision import device_name, forbid_tf32
 
 
@@ -155,6 +157,13 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDa
     mode = resolve_compile(config["compile"], trainer, config["activation_checkpointing"])
     seed_everything(seed, verbose=False)
     net = instantiate(config["model"], _convert_="all")
+    if recipe["batch_norm_images"] is not None:
+        if config["trainer"]["sync_batchnorm"]:
+            raise ValueError(
+                "recipe.batch_norm_images and trainer.sync_batchnorm=true exclude each other"
+            )
+        images_per_process = recipe["batch_size"] // trainer.world_size
+        limit_batch_norm_images(net, recipe["batch_norm_images"], images_per_process)
     net.activation_checkpointing = config["activation_checkpointing"]
     if "inductor" in mode:
         net.compile()
@@ -167,7 +176,7 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Classifier, ImageDa
     def augment(*batch: Tensor) -> Batch:
         return trainer.precision_plugin.convert_input(data.augment(*batch))
 
-    arguments = net, instantiate(recipe["optimizer"]), schedule, augment
+    arguments = net, optimizer_factory(recipe), schedule, augment
     if mode == "none":
         return Classifier(*arguments), data
     return CapturedStepClassifier(*arguments, use_graph="cudagraph" in mode), data
