@@ -10,6 +10,7 @@ from conftest import ROOT
 from hydra import compose
 
 from src.config import CONF, compose_config, find_run_dir
+from src.runs.naming import identity_keys
 from src.tables import read_csv
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
@@ -81,6 +82,25 @@ def test_a_shorter_fig6_differs_in_its_length_alone(runs):
     shorter = ("experiment=fig6", "model=plain20", "recipe.iterations=2000")
     recipe = find_run_dir(compose_config(*shorter)).config["recipe"]
     assert recipe == runs("fig6")[0].config["recipe"] | {"iterations": 2000}
+
+
+def test_each_departure_changes_one_key_of_the_baseline(runs):
+    first_seed = [run for run in runs("departures") if run.config["seed"] == 0]
+    baseline, *others = [identity_keys(run.config) for run in first_seed]
+    changed = [{k for k in {**baseline, **run} if baseline.get(k) != run.get(k)} for run in others]
+    assert sorted(key for (key,) in changed) == [
+        "data.normalization",
+        "data.val_images",
+        "model.init",
+        "model.shortcut",
+        "model.shortcut",
+        "recipe.batch_norm_images",
+        "recipe.decay_norm_and_bias",
+        "recipe.optimizer.nesterov",
+        "trainer.precision",
+    ]
+    # Every file of conf/departure/ is in it.
+    assert len(first_seed) == len([*(CONF / "departure").glob("*.yaml")])
 
 
 @pytest.mark.parametrize(
