@@ -5,13 +5,16 @@ import re
 from itertools import product
 
 import pytest
+import torch
 from command_line import call
 from conftest import ROOT
 from hydra import compose
+from hydra.utils import instantiate
 
 from src.config import CONF, compose_config, find_run_dir
 from src.runs.naming import identity_keys
 from src.tables import read_csv
+from src.training.callbacks.layer_stats import record_signals
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OF_THE_PAPER = {"fig4", "fig6", "fig7", "table2", "table3", "table4", "table5", "table6"}
@@ -101,6 +104,21 @@ def test_each_departure_changes_one_key_of_the_baseline(runs):
     ]
     # Every file of conf/departure/ is in it.
     assert len(first_seed) == len([*(CONF / "departure").glob("*.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("model", "norm", "lowest", "highest"),
+    [("plain", "batch", 0.5, 2), ("plain", "none", 0, 1e-3), ("resnet", "none", 20, 1e4)],
+)
+def test_without_batch_norm_signals_vanish_or_explode_with_depth(model, norm, lowest, highest):
+    """The claim of `batch_norm` about untrained nets of 56 layers, on noise."""
+    torch.manual_seed(0)
+    net = instantiate(compose_config(f"model={model}", "n=9", f"model.norm={norm}").model)
+    with record_signals(net) as (responses, _):
+        net(torch.randn(32, 3, 8, 8))
+    first, *_, last = responses.values()
+    assert len(responses) == 55
+    assert lowest < last / first < highest
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,9 @@ Change = tuple[str, Any, Any]  # key, value, value of the baseline
 
 
 def departure_rows(runs: Sequence[Run]) -> list[Row]:
-    """Compare the test errors of ways of training with a baseline, net by net.
+    """Compare the test errors of ways of training with a baseline, for each net and length.
 
-    The baseline of a net is the way of training from which most others differ in one key; of
+    The baseline is the way of training from which most others differ in one key; of
     several of these, the one with the fewest values that are not defaults.
 
     Args:
@@ -27,7 +27,7 @@ def departure_rows(runs: Sequence[Run]) -> list[Row]:
     """
     rows = []
     finished = [run for run in runs if run.finished]
-    for nets in group_by(finished, lambda run: run.net).values():
+    for nets in group_by(finished, lambda run: (run.net, run.row["iterations"])).values():
         # The config alone does not say how many images batch norm sees on several devices.
         groups = group_by(nets, lambda run: (run.row["config"], run.row["batch_norm_images"]))
         several = [seeds for seeds in groups.values() if len(seeds) > 1]
@@ -87,17 +87,31 @@ def departure_table(rows: Sequence[Row]) -> str:
     Args:
         rows: As from `departure_rows` or from a CSV file.
     """
-    columns = ["net", "change", "test error (%)", "difference (points)", "seeds", "at 95%"]
+    columns = [
+        "net",
+        "iterations",
+        "change",
+        "test error (%)",
+        "difference (points)",
+        "seeds",
+        "at 95%",
+    ]
     lines = []
-    for net, changes in group_by(rows, lambda row: row["net"]).items():
+    for (net, iterations), changes in group_by(rows, net_and_length).items():
+        start = [net, f"{iterations:,}"]
         base = [changes[0][f"baseline_{key}"] for key in ("test_error", "std", "seeds")]
-        lines.append([net, "baseline", str(Sample(*base)), "-", f"{base[-1]:.0f}", "-"])
+        lines.append([*start, "baseline", str(Sample(*base)), "-", f"{base[-1]:.0f}", "-"])
         for row in changes:
             own = Sample(row["test_error"], row["std"], row["seeds"])
             difference = format_difference(row["difference"], interval(row))
             cells = [str(own), difference, f"{own.size:.0f}", verdict(row)]
-            lines.append([net, row["change"], *cells])
+            lines.append([*start, row["change"], *cells])
     return markdown_table(columns, lines)
+
+
+def net_and_length(row: Row) -> tuple[str, int]:
+    """Return what the rows that are compared with one baseline have in common."""
+    return row["net"], row["iterations"]
 
 
 def interval(row: Row) -> tuple[float, float] | None:

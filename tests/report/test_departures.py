@@ -24,7 +24,8 @@ def runs(tmp_path):
     write(root, "-bf16", [10.3, 9.9, 10.2], trainer__precision="bf16-mixed")
     write(root, "-b", [12.2, 12.0, 12.1], model__shortcut="B")
     write(root, "-c", [13.0, 13.3], model__shortcut="C")
-    # Not compared: a single seed, and two keys at once.
+    # Not compared: another length, a single seed, and two keys at once.
+    write(root, "-short", [30.0, 30.5], recipe__iterations=2000)
     write(root, "-fan_out", [5.0], model__init="he_fan_out")
     write(root, "-two", [5.0, 6.0], recipe__batch_norm_images=64, data__val_images=5000)
     return read_runs([root])[0]
@@ -52,15 +53,15 @@ def test_the_table_words_a_difference_only_where_the_interval_excludes_zero(runs
     rows = departure_rows(runs)
     table = departure_table(rows)
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    assert cells[0] == ["residual-20", "baseline", "10.10 ± 0.10", "-", "3", "-"]
-    assert [(line[1].split()[0], line[-1]) for line in cells[1:]] == [
+    assert cells[0] == ["residual-20", "64,000", "baseline", "10.10 ± 0.10", "-", "3", "-"]
+    assert [(line[2].split()[0], line[-1]) for line in cells[1:]] == [
         ("nesterov", "lower error"),
         ("precision", "no difference shown"),
         ("shortcut", "higher error"),
         ("shortcut", "higher error"),
     ]
     # Welch's interval: 2 ± t(0.975, 4 degrees) * sqrt(2 * 0.1^2 / 3), with t = 2.7764.
-    assert cells[3][3] == "+2.00 [+1.77, +2.23]"
+    assert cells[3][4] == "+2.00 [+1.77, +2.23]"
     write_csv(tmp_path / "departures.csv", rows)
     assert departure_table(read_csv(tmp_path / "departures.csv")) == table
 
