@@ -5,12 +5,16 @@ import re
 from itertools import product
 
 import pytest
+import torch
 from command_line import call
 from conftest import ROOT
 from hydra import compose
+from hydra.utils import instantiate
 
 from src.config import CONF, compose_config, find_run_dir
+from src.runs.naming import identity_keys
 from src.tables import read_csv
+from src.training.callbacks.layer_stats import record_signals
 
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 OF_THE_PAPER = {"fig4", "fig6", "fig7", "table2", "table3", "table4", "table5", "table6"}
@@ -81,6 +85,40 @@ def test_a_shorter_fig6_differs_in_its_length_alone(runs):
     shorter = ("experiment=fig6", "model=plain20", "recipe.iterations=2000")
     recipe = find_run_dir(compose_config(*shorter)).config["recipe"]
     assert recipe == runs("fig6")[0].config["recipe"] | {"iterations": 2000}
+
+
+def test_each_departure_changes_one_key_of_the_baseline(runs):
+    first_seed = [run for run in runs("departures") if run.config["seed"] == 0]
+    baseline, *others = [identity_keys(run.config) for run in first_seed]
+    changed = [{k for k in {**baseline, **run} if baseline.get(k) != run.get(k)} for run in others]
+    assert sorted(key for (key,) in changed) == [
+        "data.normalization",
+        "data.val_images",
+        "model.init",
+        "model.shortcut",
+        "model.shortcut",
+        "recipe.batch_norm_images",
+        "recipe.decay_norm_and_bias",
+        "recipe.optimizer.nesterov",
+        "trainer.precision",
+    ]
+    # Every file of conf/departure/ is in it.
+    assert len(first_seed) == len([*(CONF / "departure").glob("*.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("model", "norm", "lowest", "highest"),
+    [("plain", "batch", 0.5, 2), ("plain", "none", 0, 1e-3), ("resnet", "none", 20, 1e4)],
+)
+def test_without_batch_norm_signals_vanish_or_explode_with_depth(model, norm, lowest, highest):
+    """The claim of `batch_norm` about untrained nets of 56 layers, on noise."""
+    torch.manual_seed(0)
+    net = instantiate(compose_config(f"model={model}", "n=9", f"model.norm={norm}").model)
+    with record_signals(net) as (responses, _):
+        net(torch.randn(32, 3, 8, 8))
+    first, *_, last = responses.values()
+    assert len(responses) == 55
+    assert lowest < last / first < highest
 
 
 @pytest.mark.parametrize(

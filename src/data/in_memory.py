@@ -23,6 +23,7 @@ from src.data.transforms import CropParams, crop_and_flip, nchw, normalize, rand
 
 TEST_BATCH = 500  # images of a process
 GPU_TEST_BATCH = 5000  # smaller ones leave most of a GPU idle
+NORMALIZATIONS = ("pixel", "channel_mean", "channel")
 
 
 class ImagesInMemory(ImageDataModule):
@@ -32,8 +33,8 @@ class ImagesInMemory(ImageDataModule):
         val_images: Training images held out for validation, chosen by the seed (45k/5k in
             Sec. 4.2); 0 trains on all.
         normalization: "pixel" subtracts the mean of each pixel over the training images and does
-            not divide, as in the paper; "channel" subtracts each channel's mean and divides by its
-            standard deviation.
+            not divide, as in the paper; "channel_mean" subtracts each channel's mean; "channel"
+            also divides by its standard deviation.
         padding: Pixels of zeros on each side, out of which images are cropped at random.
         flip: Whether to flip half the images horizontally.
         seed: Seed of the run.
@@ -42,7 +43,7 @@ class ImagesInMemory(ImageDataModule):
         num_classes: Number of classes, as the net has outputs; None leaves that to the net.
 
     Raises:
-        ValueError: If `normalization` is neither of its values.
+        ValueError: If `normalization` is none of its values.
     """
 
     protocols = ("center",)  # of evaluation
@@ -59,8 +60,10 @@ class ImagesInMemory(ImageDataModule):
         num_classes: int | None = None,
     ) -> None:
         super().__init__(val_images, seed, batch_size, iterations)
-        if normalization not in ("pixel", "channel"):
-            raise ValueError(f"data.normalization={normalization} is not one of pixel, channel")
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"data.normalization={normalization} is not one of {', '.join(NORMALIZATIONS)}"
+            )
         self.normalization = normalization
         self.padding, self.flip, self.num_classes = padding, flip, num_classes
         self.splits: dict[str, tuple[Tensor, Tensor]] = {}  # images and labels
@@ -111,9 +114,12 @@ class ImagesInMemory(ImageDataModule):
         mean = torch.from_numpy(images.mean(0)).float()
         if self.normalization == "pixel":
             return mean, None
+        channel_mean = mean.double().mean((0, 1)).float()
+        if self.normalization == "channel_mean":
+            return channel_mean, None
         # One channel at a time: NumPy makes a float64 copy.
         std = torch.tensor([images[..., channel].std() for channel in range(3)]).float()
-        return mean.double().mean((0, 1)).float(), std
+        return channel_mean, std
 
     def train_dataloader(self) -> TrainingStream:
         """Return the training stream from its first iteration; `augment` completes its batches.

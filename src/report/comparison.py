@@ -30,7 +30,7 @@ IMAGENET_IMAGES = 1281167  # training images of ILSVRC 2012
 # how often something is written.
 NO_DEPARTURE = re.compile(
     r"model\.shortcut|data\.(val_images|on_bad)|trainer\.(precision|sync_batchnorm)"
-    r"|recipe\.(eval|checkpoint)_every"
+    r"|recipe\.(batch_norm_images|(eval|checkpoint)_every)"
 )
 
 
@@ -44,10 +44,17 @@ def comparison_key(config: Config, ignore: str) -> str:
     Returns:
         A letter and 11 hexadecimal digits: never read as a number from a CSV file.
     """
-    # A key that the stored config lacks counts as its default: a new key orphans no results.
-    complete = identity_keys(chosen_values(config["choices"]) | flatten(config))
+    complete = complete_keys(config)
     kept = {key: value for key, value in sorted(complete.items()) if not re.fullmatch(ignore, key)}
     return "c" + hashlib.sha256(json.dumps(kept, default=str).encode()).hexdigest()[:11]
+
+
+def complete_keys(config: Config) -> dict[str, Any]:
+    """Return the flat keys of a config that can change a run's result, those that it lacks too.
+
+    A key that a stored config lacks counts as its default: a new key orphans no results.
+    """
+    return identity_keys(chosen_values(config["choices"]) | flatten(config))
 
 
 def changed_keys(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:
@@ -95,11 +102,16 @@ def departures(config: Config, train_images: int | None = None) -> str:
     if data == "imagenet" and train_images not in (None, all_images):
         parts.append(f"{train_images:,} of {IMAGENET_IMAGES:,} images")
     parts += [
-        f"{key.rpartition('.')[2]} {value}, not {default}"
+        describe_change(key, value, default)
         for key, (value, default) in changed.items()
         if not NO_DEPARTURE.fullmatch(key)
     ]
     return "; ".join(parts)
+
+
+def describe_change(key: str, value: Any, default: Any) -> str:
+    """Describe a value such as `batch_size 64, not 128`."""
+    return f"{key.rpartition('.')[2]} {value}, not {default}"
 
 
 def variant_labels(configs: Sequence[Config], keys: str = ".*") -> list[str]:

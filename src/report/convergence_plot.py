@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import nan
 from statistics import mean
 
+from src.report.colors import family_color
 from src.report.comparison import DEPTH, group_by, join
 from src.report.convergence import IN_A_ROW, THRESHOLDS, first_below
 from src.report.figures import Style, add_legend, new_figure, plt
@@ -26,9 +27,14 @@ def draw_convergence(runs: Sequence[Run]) -> plt.Figure | None:
         return None
     figure, axes = new_figure(1, len(THRESHOLDS), width=3.4)
     lines: dict[Style, plt.Line2D] = {}
+    families = [kind[0].row["family"] for _, kind in kinds]
     for order, (label, kind) in enumerate(kinds):
-        family = kind[0].row["family"]
-        style = Style(order, join(family, label), "dashed" if family == "plain" else "solid")
+        family = families[order]
+        # Each line has all depths, so the shade is free to tell the kinds of one family apart.
+        shade = families[:order].count(family) / max(1, families.count(family) - 1)
+        color = family_color(family, shade if families.count(family) > 1 else 0.5)
+        dashes = "dashed" if family == "plain" else "solid"
+        style = Style(order, join(family, label), color, dashes)
         for axis, threshold in zip(axes[0], THRESHOLDS, strict=True):
             points = _points(kind, threshold)
             # A depth of which no seed gets below the threshold interrupts the line.

@@ -16,9 +16,6 @@ from src.report.colors import family_color
 from src.report.comparison import group_by, join, variant_labels
 from src.report.results import Run
 
-# Okabe and Ito's colors for color-blind readers, from dark to light for print in gray. There is
-# one marker fewer than colors, so color and marker together only repeat after 42 styles.
-COLORS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 MARKERS = "osD^vP"
 LETTERS_PER_INCH = 13  # of a legend's text
 HIGH_ERROR = 60.0  # percent
@@ -29,18 +26,14 @@ plt.style.use(Path(__file__).with_name("figures.mplstyle"))
 class Style(NamedTuple):
     """How the runs of one net are drawn; `order` is that of their depth in the figure.
 
-    `label` is such as `20 layers, shortcut B`, and may be that of a net in each family.
+    `label` is such as `20 layers, shortcut B`, and may be that of a net in each family. `color` is
+    one of `family_color`.
     """
 
     order: int
     label: str
+    color: str
     dashes: str = "solid"
-    net_color: str = ""  # empty: one of COLORS
-
-    @property
-    def color(self) -> str:
-        """The color of all its lines."""
-        return self.net_color or COLORS[self.order % len(COLORS)]
 
     def look(self, distance: float) -> dict[str, Any]:
         """Return arguments of `plot` for its line, with markers at equal distances on paper.
@@ -55,22 +48,26 @@ class Style(NamedTuple):
         return line | {"marker": marker, "markevery": places}
 
 
-def styles(runs: Sequence[Run]) -> list[Style]:
+def styles(runs: Sequence[Run], keys: str = ".*") -> list[Style]:
     """Return a style for each run: one hue for each family, one shade and marker for each depth.
 
     A depth has several styles if its runs differ in more than net and seed.
+
+    Args:
+        runs: The runs.
+        keys: A regular expression for the flat keys that such runs may differ in.
     """
     # Sorted by depth, so that the n-th shade is the n-th depth, whichever family has it. By rank:
     # by value, 20 and 110 layers would look alike where 1202 are drawn.
     depths = [run.row["depth"] for run in runs]
-    kinds = list(zip(depths, variant_labels([run.config for run in runs]), strict=True))
+    kinds = list(zip(depths, variant_labels([run.config for run in runs], keys), strict=True))
     order = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
     deepest = max(1, len(order) - 1)
     return [
         Style(
             order[kind],
             join(f"{kind[0]} layers", kind[1]),
-            net_color=family_color(run.row["family"], order[kind] / deepest),
+            family_color(run.row["family"], order[kind] / deepest),
         )
         for run, kind in zip(runs, kinds, strict=True)
     ]

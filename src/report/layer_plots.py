@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from statistics import mean, median
 
 from src.report.comparison import group_by
-from src.report.figures import Style, add_legend, net_labels, new_figure, plt
+from src.report.figures import Style, add_legend, net_labels, new_figure, plt, styles
 from src.report.results import Metrics, Run
 
 LOG_SCALE_FROM = 30  # times the median response
@@ -72,19 +72,19 @@ def _group(runs: Sequence[Run], column: str) -> Iterator[tuple[Style, list[Run]]
 
     Only the seeds that have come furthest count: values of different iterations do not mix.
     """
-    pairs = zip(runs, net_labels(runs), strict=True)
-    having = [(run, label) for run, label in pairs if any(column in row for row in run.layers)]
-    groups = group_by(having, lambda pair: pair[0].row["config"]).values()
+    looks = zip(runs, net_labels(runs), (style.color for style in styles(runs)), strict=True)
+    having = [look for look in looks if any(column in row for row in look[0].layers)]
+    groups = group_by(having, lambda look: look[0].row["config"]).values()
     for order, seeds in enumerate(groups):
-        run, label = seeds[0]
-        furthest = max(run.layers[0]["iteration"] for run, _ in seeds)
+        run, label, color = seeds[0]
+        furthest = max(run.layers[0]["iteration"] for run, *_ in seeds)
         if (column, run.row["family"]) == ("response", "preactivation"):
             label += ", before batch norm"  # none of its own follows a layer; see layer_stats.py
         if furthest < run.row["iterations"]:
             label += f" at {furthest:,.0f} of {run.row['iterations']:,} iterations"
         dashes = "dashed" if run.row["family"] == "plain" else "solid"
-        compared = [run for run, _ in seeds if run.layers[0]["iteration"] == furthest]
-        yield Style(order, label, dashes), compared
+        compared = [run for run, *_ in seeds if run.layers[0]["iteration"] == furthest]
+        yield Style(order, label, color, dashes), compared
 
 
 def by_layer(seeds: Sequence[Metrics], column: str) -> list[float]:

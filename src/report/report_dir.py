@@ -8,6 +8,8 @@ from src.report.comparison import group_by
 from src.report.convergence import convergence_rows, convergence_table
 from src.report.convergence_plot import draw_convergence
 from src.report.curves import draw_curves
+from src.report.departure_plot import draw_departures
+from src.report.departures import departure_rows, departure_table
 from src.report.differences import degradation, seed_statistics
 from src.report.figures import save_figure
 from src.report.html import write_page
@@ -21,6 +23,7 @@ RESPONSES = "-responses"
 DRAWINGS = {
     "": draw_curves,
     "-convergence": draw_convergence,
+    "-departures": draw_departures,
     "-signals": draw_signals,
     RESPONSES: draw_responses,
     "-gradients": draw_gradients,
@@ -61,6 +64,11 @@ def write_report(runs: Sequence[Run], skipped: Skipped, out: Path) -> list[str]:
             write_csv(out / f"{name}-convergence.csv", convergence)
             written.append("-convergence.csv")
             messages.append(convergence_table(convergence))
+            changes = departure_rows(members)
+            if changes:
+                write_csv(out / f"{name}-departures.csv", changes)
+                written.append("-departures.csv")
+                messages.append(departure_table(changes))
         for part, draw in DRAWINGS.items():
             figure = draw(members)
             if figure:

@@ -209,6 +209,8 @@ def _batch_norm_images(config: dict[str, Any], world_size: int) -> str:
         return "-"
     if config["trainer"]["sync_batchnorm"]:
         return f"{batch_size} (synchronized)"
+    if config["recipe"].get("batch_norm_images"):
+        return str(config["recipe"]["batch_norm_images"])
     return str(batch_size // world_size)
 
 

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from src.report.comparison import group_by, join, variant_labels
+from src.report.comparison import group_by
 from src.report.curves import mean_curve
-from src.report.figures import Style, add_legend, new_figure, plt
+from src.report.figures import Style, add_legend, new_figure, plt, styles
 from src.report.layer_plots import by_layer
 from src.report.results import Run
 
@@ -27,13 +27,9 @@ def draw_signals(runs: Sequence[Run]) -> plt.Figure | None:
     runs = [run for run in runs if any("forward_std" in row for row in run.first_layers)]
     if not runs:
         return None
-    # The same style in all columns: it stands for what distinguishes the nets of one column.
-    variants = variant_labels([run.config for run in runs], keys=rf"(?!{NORM}$).*")
-    kinds = list(zip((run.row["depth"] for run in runs), variants, strict=True))
-    order = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
-    styles = [Style(order[kind], join(f"{kind[0]} layers", kind[1])) for kind in kinds]
-
-    columns = group_by(zip(runs, styles, strict=True), lambda pair: _title(pair[0]))
+    # The same marker in all columns: it stands for what distinguishes the nets of one column.
+    looks = zip(runs, styles(runs, keys=rf"(?!{NORM}$).*"), strict=True)
+    columns = group_by(looks, lambda pair: _title(pair[0]))
     figure, axes = new_figure(len(SIGNALS) + 1, len(columns), width=3.4, share_axes="row")
     lines: dict[Style, plt.Line2D] = {}
     for (title, members), column in zip(columns.items(), axes.T, strict=True):

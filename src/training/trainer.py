@@ -13,6 +13,7 @@ from torch import Tensor
 
 from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import count_multiply_adds, count_parameters
+from src.models.normalization import limit_batch_norm_images
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.base import Task
@@ -39,6 +40,7 @@ from src.training.distributed import (
     report_lost_process,
 )
 from src.training.intervals import Intervals
+from src.training.optimizer import optimizer_factory
 from src.training.precision import device_name, forbid_tf32
 
 
@@ -154,10 +156,12 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     """
     recipe, seed = config["recipe"], config["seed"]
     classifies = config["choices"].get("task", "classification") == "classification"
-    mode = resolve_compile(config["compile"], trainer, config["activation_checkpointing"])
+    if not classifies:
+        check_task_execution(config, trainer)
+    checkpointing = config["activation_checkpointing"]
+    mode = resolve_compile(config["compile"], trainer, checkpointing) if classifies else "none"
     seed_everything(seed, verbose=False)
-    net = instantiate(config["model"], _convert_="all")
-    net.activation_checkpointing = config["activation_checkpointing"]
+    net = build_net(config, trainer.world_size)
     if "inductor" in mode:
         net.compile()
     n, iterations = config["model"].get("n"), recipe["iterations"]
@@ -168,9 +172,8 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     data.trainer = trainer
     data.prepare_data()
     data.setup("fit")
-    training = {"optimizer": instantiate(recipe["optimizer"]), "schedule": schedule}
+    training = {"optimizer": optimizer_factory(recipe), "schedule": schedule}
     if not classifies:
-        check_task_execution(config, trainer)
         if config["weights"]:
             start_from_weights(Path(config["weights"]), net, data)
         return build_task(config, net, data, **training), data
@@ -184,6 +187,24 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     return CapturedStepClassifier(net, **training, augment=augment, use_graph=use_graph), data
 
 
+def build_net(config: dict[str, Any], world_size: int) -> Any:
+    """Return the net, as it trains.
+
+    Raises:
+        ValueError: a value that the net cannot have.
+    """
+    net, recipe = instantiate(config["model"], _convert_="all"), config["recipe"]
+    if recipe["batch_norm_images"] is not None:
+        if config["trainer"]["sync_batchnorm"]:
+            raise ValueError(
+                "recipe.batch_norm_images and trainer.sync_batchnorm=true exclude each other"
+            )
+        images_per_process = recipe["batch_size"] // world_size
+        limit_batch_norm_images(net, recipe["batch_norm_images"], images_per_process)
+    net.activation_checkpointing = config["activation_checkpointing"]
+    return net
+
+
 def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
     """Check that a task other than classification can be executed as the config says.
 
@@ -195,8 +216,9 @@ def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
         raise ValueError(
             f"task={task} needs trainer.precision=32-true or bf16-mixed: boxes must be float32"
         )
-    if recipe["precise_bn_batches"]:
-        raise ValueError(f"task={task} needs recipe.precise_bn_batches=0")
+    for key, usual in (("precise_bn_batches", "0"), ("batch_norm_images", "null")):
+        if recipe[key]:  # written for images of one size, not for the regions of several
+            raise ValueError(f"task={task} needs recipe.{key}={usual}")
     if config["compile"] not in ("auto", "none"):
         print(f"compile=none instead of {config['compile']}: the shapes of task={task} change")
 

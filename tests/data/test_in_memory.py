@@ -55,7 +55,12 @@ def test_channel_normalization_gives_mean_0_and_std_1():
     normalized = (data.splits["train"][0].float() - data.mean) / data.std
     assert normalized.mean().item() == pytest.approx(0, abs=1e-5)
     assert normalized.std().item() == pytest.approx(1, abs=1e-3)
-    with pytest.raises(ValueError, match="data.normalization=none is not one of pixel, channel"):
+    only_mean = digits(normalization="channel_mean", test_images=797)
+    assert torch.equal(only_mean.mean, data.mean)
+    assert only_mean.std is None
+    with pytest.raises(
+        ValueError, match="data.normalization=none is not one of pixel, channel_mean"
+    ):
         digits(normalization="none")
 
 

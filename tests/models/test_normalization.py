@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from hydra.errors import InstantiationException
@@ -5,8 +7,9 @@ from net_helpers import build_net, check_gradients
 from torch import nn
 from torch.nn import functional as F
 
+from src.models.activation_checkpointing import checkpointed_forward
 from src.models.complexity import count_parameters
-from src.models.normalization import make_norm
+from src.models.normalization import GhostBatchNorm2d, limit_batch_norm_images, make_norm
 from src.models.resnet import plain, resnet
 
 NETS = ["plain", "resnet", "highway", "preactivation", "preactivation164", "plain18", "resnet50"]
@@ -75,3 +78,80 @@ def test_blocks_that_start_as_the_identity_need_a_normalization():
         build_net(*zero, "model.norm=none")
     net = build_net(*zero, "model.norm=group", device="cpu")
     assert all(block.bn2.weight.eq(0).all() for block in net.blocks())
+
+
+def random_batch_norm():
+    norm = nn.BatchNorm2d(3)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    return norm
+
+
+def test_batch_norm_over_fewer_images_is_that_of_each_part_of_the_batch():
+    torch.manual_seed(0)
+    net = nn.Sequential(random_batch_norm())
+    [usual] = copy.deepcopy(net)
+    limit_batch_norm_images(net, 4, batch_size=12)
+    x = torch.randn(12, 3, 5, 5) * torch.arange(1, 13).view(-1, 1, 1, 1)
+    assert torch.equal(net(x), torch.cat([usual(part) for part in x.split(4)]))
+
+
+def test_its_running_statistics_are_those_of_the_first_part_and_serve_evaluation():
+    torch.manual_seed(0)
+    net = nn.Sequential(random_batch_norm())
+    [usual] = copy.deepcopy(net)
+    limit_batch_norm_images(net, 4, batch_size=8)
+    for _ in range(3):
+        x = torch.randn(8, 3, 5, 5) + torch.arange(8).view(-1, 1, 1, 1)
+        net(x)
+        usual(x[:4])
+    state = usual.state_dict()
+    assert [*state] == [*net[0].state_dict()]
+    assert all(torch.equal(value, state[key]) for key, value in net[0].state_dict().items())
+    assert torch.equal(net.eval()(x), usual.eval()(x))
+
+
+def test_its_gradients_are_the_mean_of_those_of_processes_with_a_part_each():
+    torch.manual_seed(0)
+    net = resnet(1, "B", 10, "he_fan_in").double()
+    parts, together = copy.deepcopy(net), copy.deepcopy(net)
+    limit_batch_norm_images(together, 4, batch_size=8)
+    together.double()
+    images, labels = torch.randn(8, 3, 16, 16).double(), torch.arange(8)
+    F.cross_entropy(together(images), labels).backward()
+    for part in (slice(4), slice(4, 8)):
+        (F.cross_entropy(parts(images[part]), labels[part]) / 2).backward()
+    for parameter, expected in zip(together.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, expected.grad)
+
+
+def test_activation_checkpointing_changes_nothing_of_batch_norm_over_fewer_images():
+    torch.manual_seed(0)
+    x, results = torch.randn(8, 3, 5, 5, requires_grad=True), []
+    for run in (lambda net, x: net(x), checkpointed_forward):
+        net = nn.Sequential(nn.BatchNorm2d(3))
+        limit_batch_norm_images(net, 4, batch_size=8)
+        y = run(net, x)
+        results.append([y, *torch.autograd.grad((y**3).sum(), x), *net.buffers()])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_batch_norm_over_fewer_images_keeps_the_initial_weights():
+    net = build_net("model=resnet18", "model.zero_init_residual=true", device="cpu")
+    before = copy.deepcopy(net.state_dict())
+    limit_batch_norm_images(net, 8, batch_size=16)
+    norms = [m for m in net.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert all(isinstance(norm, GhostBatchNorm2d) for norm in norms)
+    assert [*net.state_dict()] == [*before]
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("images", [3, 0, -4, 16, 2.0, True, "4"])
+def test_batch_norm_over_parts_that_are_not_equal_is_refused(images):
+    with pytest.raises(ValueError, match=f"^recipe.batch_norm_images={images} must be .*, 8$"):
+        limit_batch_norm_images(resnet(1, "A", 10, "he_fan_in"), images, batch_size=8)
+
+
+def test_batch_norm_over_fewer_images_needs_a_net_with_batch_norm():
+    with pytest.raises(ValueError, match="=4 needs a net with batch norm"):
+        limit_batch_norm_images(resnet(1, "A", 10, "he_fan_in", "group"), 4, batch_size=8)

@@ -57,6 +57,20 @@ def test_the_command_writes_results_figures_and_a_page_of_all_data_sets(report, 
     ]
 
 
+def test_runs_on_several_data_sets_give_a_table_for_each(report, tmp_path, capsys):
+    for data in ("cifar10", "digits"):
+        for seed in (0, 1):
+            config = make_config(data=data, seed=seed)
+            write_run(tmp_path / "runs", config, [(60, 50)], final=(1, 2 + seed))
+    report(tmp_path / "runs", "-o", tmp_path / "out")
+    for data in ("cifar10", "digits"):
+        rows = read_csv(tmp_path / "out" / f"{data}.csv")
+        assert [(row["data"], row["seed"]) for row in rows] == [(data, 0), (data, 1)]
+    tables = [line for line in capsys.readouterr().out.splitlines() if "test error (%)" in line]
+    # That of the digits has no column for the paper, which does not have them.
+    assert ["paper (%)" in line for line in tables] == [True, False]
+
+
 def test_a_data_sets_name_does_not_lead_out_of_the_output_directory(report, tmp_path):
     path = write_run(tmp_path / "runs", make_config(data="digits"), [(60, 50)], final=(1, 2))
     for name in ("config.yaml", "summary.json"):

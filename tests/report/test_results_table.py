@@ -85,6 +85,13 @@ def test_the_images_that_one_batch_norm_sees_have_a_column(
         assert (line["difference"], line["training"]) == ("+0.25 (no interval)", "as in the paper")
 
 
+def test_a_limit_of_the_images_of_batch_norm_is_shown_and_is_no_departure(tmp_path):
+    write_run(tmp_path, make_config(recipe__batch_norm_images=64), final=(4, 9))
+    [line] = cells(results_table(rows(tmp_path)))
+    assert line["images per batch norm (authors: likely 64)"] == "64"
+    assert line["training"] == "as in the paper"
+
+
 def test_a_net_without_batch_norm_has_no_images_per_batch_norm(tmp_path):
     write_run(tmp_path, make_config(model__batch_norm=False), final=(4, 9))
     [line] = cells(results_table(rows(tmp_path)))

@@ -98,10 +98,18 @@ def test_half_precision_selects_the_eager_step_which_scales_the_loss(capsys):
     assert capsys.readouterr().out == message
 
 
-def test_the_captured_step_is_bitwise_identical_to_lightnings(tiny, uncompiled, tmp_path):
-    warm_up = ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3")
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("recipe.schedule.warmup_from_n=1", "recipe.schedule.warmup_error=89.0", "seed=3"),
+        ("recipe.batch_norm_images=32", "recipe.decay_norm_and_bias=false"),
+    ],
+)
+def test_the_captured_step_is_bitwise_identical_to_lightnings(
+    tiny, uncompiled, tmp_path, overrides
+):
     modes = ("none", "inductor")
-    eager, full = (tiny(*warm_up, f"compile={m}", f"output_dir={tmp_path}/{m}") for m in modes)
+    eager, full = (tiny(*overrides, f"compile={m}", f"output_dir={tmp_path}/{m}") for m in modes)
     assert eager.path.name == full.path.name
     assert_same_run(eager, full, compiled=True)
     groups = load_checkpoint(full)["optimizer_states"][0]["param_groups"]

@@ -8,6 +8,7 @@ from conftest import TINY
 from pytorch_lightning import Callback
 
 from src.evaluation.evaluator import evaluate
+from src.models.normalization import GhostBatchNorm2d
 from src.runs.environment import versions
 from src.training.precision import forbid_tf32
 from src.training.trainer import build, make_trainer
@@ -33,6 +34,22 @@ def test_the_net_the_optimizer_and_the_schedule_are_those_of_the_config(built):
     assert (group["weight_decay"], group["lr"], group["momentum"]) == (0.5, 0.3, 0.9)
     assert data.batch_size == 128
     assert not module.net.activation_checkpointing
+
+
+def test_batch_norm_over_fewer_images_draws_the_same_weights(built):
+    usual, limited = (built(f"recipe.batch_norm_images={n}")[0].net for n in ("null", "64"))
+    assert {m.images for m in limited.modules() if isinstance(m, GhostBatchNorm2d)} == {64}
+    assert not any(isinstance(m, GhostBatchNorm2d) for m in usual.modules())
+    pairs = zip(usual.parameters(), limited.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_batch_norm_over_fewer_images_and_over_all_processes_exclude_each_other(find):
+    config = find(*TINY, "recipe.batch_norm_images=64", "trainer.accelerator=cpu").config
+    trainer = make_trainer(config, [])
+    config["trainer"]["sync_batchnorm"] = True
+    with pytest.raises(ValueError, match="trainer.sync_batchnorm=true exclude each other"):
+        build(config, trainer)
 
 
 def test_initial_weights_are_a_function_of_the_seed(built):
@@ -76,6 +93,7 @@ def test_deterministic_algorithms_do_not_fill_memory_that_they_write_themselves(
         ("protocol=10crop", "protocol=10crop does not apply to these images: set protocol=center"),
         ("compile=cudagraph", "compile=cudagraph needs a GPU, not cpu"),
         ("model.shortcut=b", "shortcut b is not one of A, B and C; did you mean B?"),
+        ("recipe.batch_norm_images=48", "batch_norm_images=48 must be a number that divides"),
     ],
 )
 def test_what_the_net_the_data_and_the_device_cannot_do_is_refused_before_training(
