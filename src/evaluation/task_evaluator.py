@@ -14,14 +14,14 @@ from src.runs.config_files import check_targets
 from src.runs.environment import silence_lightning
 from src.runs.run_dir import RunDir
 from src.tasks.base import Task
-from src.tasks.build import build_task
+from src.training.build import build_task
 from src.training.precision import forbid_tf32
 
 
 def evaluate_task(
     run_dir: RunDir, trainer_config: dict[str, Any], show: int, *callbacks: Callback
 ) -> None:
-    """Evaluate a run, print its metrics, and draw some of the test images.
+    """Evaluate a run, print its metrics, and write again what a finished run keeps of its test.
 
     Args:
         run_dir: A run with a checkpoint.
@@ -40,6 +40,7 @@ def evaluate_task(
     if trainer.is_global_zero:
         name = f"{run_dir.path.name} on {run_dir.config['choices']['data']}"
         print(f"{name}: {module.describe_test(metrics)} ({images:,} test images)", flush=True)
+        module.write_artifacts(run_dir, data)
         if show:
             path = run_dir.path / "examples.png"
             module.draw_examples(path, data, show)

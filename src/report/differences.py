@@ -21,6 +21,9 @@ FACTORS = (("family", "shortcut"), ("depth",), ("precision",))
 SETTING = ("iterations", "val_images", "protocol", "departures", "batch_norm_images")
 CENTER = "center"  # the protocol of all rows of older versions
 SEEDS = 5  # of each net, as the paper has for ResNet-110
+# What the nets of a task are compared by: names and keys of a row. The last counts for the test.
+ERRORS = (("training error", "train_error"), ("test error", "test_error"))
+Measures = Sequence[tuple[str, str]]
 
 
 class DepthEffect(NamedTuple):
@@ -109,11 +112,12 @@ def _compare_depths(runs: Sequence[Run], label: str) -> DepthEffect | None:
     return DepthEffect(family, increase, sentence)
 
 
-def seed_statistics(rows: Sequence[Row]) -> list[str]:
+def seed_statistics(rows: Sequence[Row], measures: Measures = ERRORS) -> list[str]:
     """Describe what the nets with several seeds show.
 
     Args:
         rows: A row for each run and test protocol of one data set, as in `results_table`.
+        measures: What they are compared by.
 
     Returns:
         A sentence for each two of them that differ in one respect, with the 95% intervals of their
@@ -126,7 +130,8 @@ def seed_statistics(rows: Sequence[Row]) -> list[str]:
         for name, protocol in zip(group_names(groups), protocols, strict=True)
     ]
     nets = [net for net in zip(names, groups, strict=True) if len(net[1]) > 1]
-    return [*(_compare(*pair) for pair in _pairs(nets)), *filter(None, map(_describe_std, nets))]
+    compared = [_compare(*pair, measures) for pair in _pairs(nets)]
+    return [*compared, *filter(None, (_describe_std(net, *measures[-1]) for net in nets))]
 
 
 def _pairs(nets: Sequence[Net]) -> Iterator[tuple[Net, Net]]:
@@ -144,27 +149,27 @@ def _pairs(nets: Sequence[Net]) -> Iterator[tuple[Net, Net]]:
                     yield other, first
 
 
-def _compare(net: Net, base: Net) -> str:
-    errors = []
-    for title, key in (("training", "train_error"), ("test", "test_error")):
+def _compare(net: Net, base: Net, measures: Measures) -> str:
+    differences = []
+    for title, key in measures:
         one, other = (Sample.of([seed[key] for seed in seeds]) for _, seeds in (net, base))
         interval = difference_interval(one, other)
         difference = format_difference(one.mean - other.mean, interval, " points")
-        errors.append(f"{title} error {difference}")
+        differences.append(f"{title} {difference}")
     return (
-        f"{net[0]} minus {base[0]}: {', '.join(errors)} "
+        f"{net[0]} minus {base[0]}: {', '.join(differences)} "
         f"(95% intervals, {len(net[1])} and {len(base[1])} seeds)"
     )
 
 
-def _describe_std(net: Net) -> str:
-    """Say which difference seeds detect; empty if the errors are all equal."""
+def _describe_std(net: Net, measure: str, key: str) -> str:
+    """Say which difference seeds detect; empty if their values are all equal."""
     name, seeds = net
-    std = Sample.of([seed["test_error"] for seed in seeds]).std
+    std = Sample.of([seed[key] for seed in seeds]).std
     if not std:
         return ""
     return (
-        f"{name}: the test error has a standard deviation of {std:.2f} over {len(seeds)} seeds; "
+        f"{name}: the {measure} has a standard deviation of {std:.2f} over {len(seeds)} seeds; "
         f"at that, {SEEDS} seeds each detect a difference of "
         f"{detectable_difference(std, SEEDS):.2f} points between two nets "
         "(two-sided 5%, power 80%)"

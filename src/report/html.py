@@ -14,15 +14,17 @@ from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
 from src.report.comparison import group_seeds
+from src.report.detection import class_lines, detection_facts, detection_lines
 from src.report.differences import degradation, seed_statistics
 from src.report.interactive import FILTERS, axis_views, curve_figures, depth_figures, filter_values
-from src.report.results import Run, Skipped
+from src.report.results import Run, Skipped, classifies
 from src.report.results_table import results_lines
 
+EXAMPLES = "examples.png"  # of a run directory: test images with what was found
 # Of finished runs, formats of the keys of `Run.row`, by column title.
+ERRORS = {"training error (%)": "{train_error:.2f}", "test error (%)": "{test_error:.2f}"}
+PRECISIONS = {"AP (%)": "{test_ap:.1f}", "AP50 (%)": "{test_ap50:.1f}"}
 RESULTS = {
-    "training error (%)": "{train_error:.2f}",
-    "test error (%)": "{test_error:.2f}",
     "images/s": "{images_per_second:,.0f}",
     "images per batch norm": "{batch_norm_images}",
     "precision": "{precision}",
@@ -55,13 +57,16 @@ def write_page(
 
     Args:
         path: The HTML file.
-        by_data: Runs in any state, by data set.
+        by_data: Runs in any state, by data set, of one task each.
         skipped: What could not be read, with the reason.
         figures: SVG files to embed, by data set.
     """
     page = TEMPLATES.get_template("page.html").render(
         plotly=Markup(get_plotlyjs()),  # once for all figures
-        data_sets={data: _data_set(runs, figures.get(data, ())) for data, runs in by_data.items()},
+        data_sets={
+            data: (_data_set if classifies(runs[0]) else _detection_set)(runs, figures[data])
+            for data, runs in by_data.items()
+        },
         skipped=[({}, {"path": str(path), "reason": reason}) for path, reason in skipped],
     )
     path.write_text(page)
@@ -79,16 +84,48 @@ def _data_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
     # A result is of all its seeds, so the filter of seeds does not apply to it.
     group_values = (filter_values(group[0], FILTERS[:-1]) for group in groups)
     return {
+        "template": "data_set.html",
         "states": Counter(run.state for run in runs),
         "facts": [*degradation(runs), *seed_statistics(rows)],
-        "filters": {key: sorted({v[key] for v in values}, key=_natural_order) for key in FILTERS},
+        "filters": _filters(values),
         "views": {"y": ys, "x": xs},
         "curves": list(map(_plot, curve_figures(runs, xs, ys))),
         "by_depth": list(map(_plot, depth_figures(runs))),
         "results": list(zip(group_values, results_lines(groups), strict=True)),
-        "images": [base64.b64encode(figure.read_bytes()).decode() for figure in figures],
+        "images": list(map(_embedded, figures)),
         "runs": list(zip(values, map(_run_line, runs), strict=True)),
     }
+
+
+def _detection_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
+    """Return what the template shows of detectors on one data set, as `_data_set` does."""
+    values = [filter_values(run.row) for run in runs]
+    rows = [run.row for run in runs if run.finished]
+    groups = group_seeds(rows)
+    group_values = [filter_values(group[0], FILTERS[:-1]) for group in groups]
+    # One picture for each net, of its first seed.
+    pictures = {run.net: run.path / EXAMPLES for run in reversed(runs)}
+    return {
+        "template": "detection.html",
+        "states": Counter(run.state for run in runs),
+        "facts": detection_facts(rows),
+        "filters": _filters(values),
+        "results": list(zip(group_values, detection_lines(groups), strict=True)),
+        "classes": list(zip(group_values, class_lines(groups), strict=True)),
+        "images": list(map(_embedded, figures)),
+        "examples": {
+            net: _embedded(path) for net, path in sorted(pictures.items()) if path.exists()
+        },
+        "runs": list(zip(values, map(_run_line, runs), strict=True)),
+    }
+
+
+def _filters(values: Sequence[dict[str, str]]) -> dict[str, list[str]]:
+    return {key: sorted({v[key] for v in values}, key=_natural_order) for key in FILTERS}
+
+
+def _embedded(image: Path) -> str:
+    return base64.b64encode(image.read_bytes()).decode()
 
 
 def _natural_order(value: str) -> tuple[int, str]:
@@ -115,10 +152,11 @@ def _run_line(run: Run) -> dict[str, str]:
         "seed": str(row["seed"]),
         "iterations": f"{part}{row['iterations']:,}",
     }
+    results = (ERRORS if classifies(run) else PRECISIONS) | RESULTS
     if not run.finished:
-        return line | dict.fromkeys(RESULTS, "-")
+        return line | dict.fromkeys(results, "-")
     count = f"{row['devices']} x " if row.get("devices", 1) > 1 else ""
-    return line | {title: text.format(count=count, **row) for title, text in RESULTS.items()}
+    return line | {title: text.format(count=count, **row) for title, text in results.items()}
 
 
 def column_classes(lines: Sequence[dict[str, str]]) -> dict[str, str]:

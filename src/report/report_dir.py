@@ -10,11 +10,13 @@ from src.report.convergence_plot import draw_convergence
 from src.report.curves import draw_curves
 from src.report.departure_plot import draw_departures
 from src.report.departures import departure_rows, departure_table
+from src.report.detection import detection_facts, detection_table
+from src.report.detection_plot import draw_precision
 from src.report.differences import degradation, seed_statistics
 from src.report.figures import save_figure
 from src.report.html import write_page
 from src.report.layer_plots import draw_gradients, draw_responses
-from src.report.results import Run, Skipped
+from src.report.results import Run, Skipped, classifies
 from src.report.results_table import results_table
 from src.report.signal_plots import draw_signals
 from src.tables import write_csv
@@ -29,6 +31,8 @@ DRAWINGS = {
     "-gradients": draw_gradients,
 }
 PAGE = "index.html"
+# Tables and sentences in Markdown, the ends of the names of what was written, and figures.
+Written = tuple[list[str], list[str], list[Path]]
 
 
 def file_name(data: str) -> str:
@@ -49,35 +53,64 @@ def write_report(runs: Sequence[Run], skipped: Skipped, out: Path) -> list[str]:
         The results in Markdown, and what was written, to be printed.
     """
     out.mkdir(parents=True, exist_ok=True)
-    by_data = group_by(runs, lambda run: run.row["data"])
-    layer_figures: dict[str, list[Path]] = {}
+    by_data = group_by(runs, _data_and_task)
+    figures: dict[str, list[Path]] = {}
     messages = []
     for data, members in by_data.items():
-        name = file_name(data)
-        layer_figures[data], written = [], []
-        rows = [row for run in members for row in run.evaluations]
-        if rows:
-            write_csv(out / f"{name}.csv", rows)
-            written.append(".csv")
-            messages.append(results_table(rows))
-            convergence = convergence_rows(members)
-            write_csv(out / f"{name}-convergence.csv", convergence)
-            written.append("-convergence.csv")
-            messages.append(convergence_table(convergence))
-            changes = departure_rows(members)
-            if changes:
-                write_csv(out / f"{name}-departures.csv", changes)
-                written.append("-departures.csv")
-                messages.append(departure_table(changes))
-        for part, draw in DRAWINGS.items():
-            figure = draw(members)
-            if figure:
-                svg = save_figure(figure, out / f"{name}{part}")
-                written += [f"{part}.svg", f"{part}.png"]
-                if part:  # the page has curves of its own
-                    layer_figures[data].append(svg)
-        messages += [*degradation(members), *seed_statistics(rows)]
+        write = write_classification if classifies(members[0]) else write_detection
+        tables, written, figures[data] = write(members, out / file_name(data))
+        messages += tables
         if written:
-            messages.append(f"written: {out / name}{', '.join(written)}")
-    write_page(out / PAGE, by_data, skipped, layer_figures)
+            messages.append(f"written: {out / file_name(data)}{', '.join(written)}")
+    write_page(out / PAGE, by_data, skipped, figures)
     return [*messages, f"written: {out / PAGE}"]
+
+
+def _data_and_task(run: Run) -> str:
+    data = run.row["data"]
+    return data if classifies(run) else f"{data}-{run.row['task']}"
+
+
+def write_classification(runs: Sequence[Run], path: Path) -> Written:
+    """Write the tables and figures of classifiers on one data set.
+
+    Args:
+        runs: Runs in any state.
+        path: What the names of all files begin with.
+    """
+    messages, written, figures = [], [], []
+    rows = [row for run in runs for row in run.evaluations]
+    if rows:
+        tables = {
+            "": (rows, results_table),
+            "-convergence": (convergence_rows(runs), convergence_table),
+            "-departures": (departure_rows(runs), departure_table),
+        }
+        for part, (lines, layout) in tables.items():
+            if lines:
+                write_csv(path.with_name(f"{path.name}{part}.csv"), lines)
+                written.append(f"{part}.csv")
+                messages.append(layout(lines))
+    for part, draw in DRAWINGS.items():
+        figure = draw(runs)
+        if figure:
+            svg = save_figure(figure, path.with_name(f"{path.name}{part}"))
+            written += [f"{part}.svg", f"{part}.png"]
+            if part:  # the page has curves of its own
+                figures.append(svg)
+    return [*messages, *degradation(runs), *seed_statistics(rows)], written, figures
+
+
+def write_detection(runs: Sequence[Run], path: Path) -> Written:
+    """Write the tables and the figure of detectors on one data set, as `write_classification`."""
+    messages, written, figures = [], [], []
+    rows = [run.row for run in runs if run.finished]
+    if rows:
+        write_csv(path.with_name(f"{path.name}.csv"), rows)
+        written.append(".csv")
+        messages += [detection_table(rows), *detection_facts(rows)]
+    figure = draw_precision(runs)
+    if figure:
+        figures.append(save_figure(figure, path.with_name(f"{path.name}-precision")))
+        written += ["-precision.svg", "-precision.png"]
+    return messages, written, figures

@@ -38,6 +38,11 @@ BY_DEPTH = {
     "test_error": "test error by depth (%)",
     "images_per_second": "throughput (images/s)",
 }
+# Numbers of summary.json that the results of a task cannot do without.
+REQUIRED = {
+    "classification": ("macs", *BY_DEPTH),
+    "detection": ("test_ap", "test_ap50", "images_per_second"),
+}
 
 
 @dataclass
@@ -125,6 +130,11 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
     return sorted(unique.values(), key=_order), skipped
 
 
+def classifies(run: Run) -> bool:
+    """Return whether a run is one of classification."""
+    return run.row["task"] == "classification"
+
+
 def group_runs(runs: Iterable[Run], ignore: str, keys: str = ".*") -> list[tuple[str, list[Run]]]:
     """Group runs that differ in nothing but the keys to ignore.
 
@@ -193,6 +203,7 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
         "depth": int(model["depth"] if "depth" in model else layers_per_n * model["n"] + 2),
         "shortcut": model.get("shortcut"),
         "data": str(choices["data"]),
+        "task": str(choices.get("task", "classification")),
         "seed": int(config["seed"]),
         "val_images": int(config["data"].get("val_images", 0)),
         "iterations": int(config["recipe"]["iterations"]),
@@ -216,7 +227,7 @@ def _batch_norm_images(config: dict[str, Any], world_size: int) -> str:
 
 def _summary_row(path: Path, summary: Row) -> Row:
     # Without these numbers, tables and figures could not be made of it.
-    needed = ("depth", "parameters", "macs", *BY_DEPTH)
+    needed = ("depth", "parameters", *REQUIRED[summary.get("task", "classification")])
     missing = [key for key in needed if not isinstance(summary.get(key), int | float)]
     if missing:
         raise ValueError(f"summary.json has no number for {', '.join(missing)}")
@@ -224,7 +235,10 @@ def _summary_row(path: Path, summary: Row) -> Row:
     finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
     # A text, as a cell of a CSV file holds no dict.
     versions = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
-    return {**summary, "versions": versions, "date": finished.date().isoformat()}
+    # A cell holds no dict either.
+    per_class = {f"ap of {k}": v for k, v in summary.pop("test_ap_per_class", {}).items()}
+    row = {**summary, "versions": versions, "date": finished.date().isoformat()}
+    return row | per_class
 
 
 def _read_numbers(path: Path, skipped: Skipped) -> Metrics:

@@ -8,6 +8,7 @@ from src.report.comparison import PAPER_DATA, group_names, group_seeds, paper_re
 from src.report.confidence import Sample, format_difference, paper_interval
 from src.report.convergence import convergence_table
 from src.report.departures import departure_table
+from src.report.detection import detection_list, detection_table
 from src.report.differences import seed_statistics
 from src.tables import Row, markdown_table, read_csv
 
@@ -111,6 +112,8 @@ TABLES = {
     "seeds": seeds_list,
     "convergence": convergence_table,
     "departures": departure_table,
+    "detection": detection_table,
+    "detection_seeds": detection_list,
     "speed": speed_table,
     "fault_injection": fault_injection_table,
 }
@@ -122,8 +125,9 @@ def fill_tables(text: str, root: Path) -> str:
     Args:
         text: Each table in it stands between `<!-- table: FILE -->` and `<!-- end -->`, where
             FILE is a CSV file. `seeds` in place of `table` stands for a list of differences with
-            their intervals, `convergence` and `departures` for their tables, `speed` and
-            `fault_injection` for those of `python -m src.benchmark` and `make fault-injection`.
+            their intervals, `convergence`, `departures` and `detection` for their tables,
+            `detection_seeds` for the differences of detectors, `speed` and `fault_injection` for
+            those of `python -m src.benchmark` and `make fault-injection`.
         root: The directory to which FILE is relative.
 
     Returns:

@@ -9,7 +9,7 @@ from pathlib import Path
 import wandb
 
 from src.report.comparison import group_by
-from src.report.results import Run, read_runs
+from src.report.results import Run, classifies, read_runs
 from src.report.wandb_study import save_study
 from src.report.wandb_workspace import save_workspace
 from src.runs.run_dir import RunDir
@@ -96,7 +96,9 @@ def _send_project(place: tuple[str, str], members: Sequence[tuple[Run, RunDir]])
     for run_dir in run_dirs:
         if run_dir.path not in complete:
             send_finished_run(run_dir, project, entity)
-    runs = [run for run, _ in members]
+    runs = [run for run, _ in members if classifies(run)]
+    if not runs:
+        return  # what compares runs is about errors by depth
     study, report = save_study(project, entity, runs)
     print(f"the workspace is at {save_workspace(project, entity, runs)}")
     print(f"the study is at {study}")
@@ -133,5 +135,7 @@ def complete_runs(project: str, entity: str, run_dirs: Sequence[RunDir]) -> Coll
 
 def _is_complete(run: "wandb.apis.public.Run", run_dir: RunDir) -> bool:
     results, sent = run_dir.summary or {}, run.summary_metrics
-    same = all(sent.get(key) == results.get(key) for key in ("train_error", "test_error"))
+    same = all(
+        sent.get(key) == results.get(key) for key in ("train_error", "test_error", "test_ap")
+    )
     return run.state == "finished" and sent.get("iteration") == run_dir.last_iteration and same

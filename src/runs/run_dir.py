@@ -10,7 +10,8 @@ A directory is named by what the run is, so that the same command finds its own 
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so its presence means finished
         detections.json        of detection: what was found in the test images, in COCO's form,
-        examples.png           and some of it drawn
+        examples.png           some of it, drawn
+        precision_recall.csv   and the precision of each class at each recall, at an IoU of 0.5
         10crop.json            and multiscale.json: results of those evaluation protocols
         error.txt              why the last attempt failed, if it did
         log.txt                the output of a run of a sweep

@@ -3,7 +3,7 @@
 import contextlib
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,21 +22,32 @@ COCO_METRICS = {
 }
 
 
-def coco_ap(
-    detections: Sequence[Objects], targets: Sequence[Objects]
-) -> tuple[dict[str, float], dict[int, float]]:
-    """Compute COCO's average precision in percent.
+class AveragePrecision(NamedTuple):
+    """What COCO's evaluation gives, in percent.
+
+    Attributes:
+        means: Over the classes, by the names of `COCO_METRICS`; without those that no object counts
+            for.
+        per_class: AP of each class with objects, by its label.
+        curves: At an IoU of 0.5, the precision of each such class at recalls of 0, 1, ... 100%.
+    """
+
+    means: dict[str, float]
+    per_class: dict[int, float]
+    curves: dict[int, list[float]]
+
+
+def coco_ap(detections: Sequence[Objects], targets: Sequence[Objects]) -> AveragePrecision:
+    """Compute COCO's average precision.
 
     Args:
         detections: For each image `boxes`, `scores` and `labels`.
         targets: For each image `boxes` and `labels`, and `iscrowd` and `area`.
-
-    Returns:
-        The metrics, without those that no object counts for, and AP of each class with objects.
     """
     metric = MeanAveragePrecision(
         backend="faster_coco_eval",
         class_metrics=True,
+        extended_summary=True,
         sync_on_compute=False,  # gathered before, as it fails on unequal numbers of images
     )
     metric.warn_on_many_detections = False
@@ -49,12 +60,15 @@ def coco_ap(
         for name, theirs in COCO_METRICS.items()
         if values[theirs] >= 0
     }
-    classes, per_class = values["classes"].reshape(-1), values["map_per_class"].reshape(-1)
-    return means, {
-        int(label): 100 * value.item()
-        for label, value in zip(classes, per_class, strict=True)
-        if value >= 0
-    }
+    classes, aps = values["classes"].reshape(-1).tolist(), values["map_per_class"].reshape(-1)
+    # [IoUs, recalls, classes, sizes, numbers of detections]: IoU 0.5, all sizes, 100 detections.
+    curves = 100 * values["precision"][0, :, :, 0, -1]
+    present = [i for i, ap in enumerate(aps.tolist()) if ap >= 0]
+    return AveragePrecision(
+        means,
+        {classes[i]: 100 * aps[i].item() for i in present},
+        {classes[i]: curves[:, i].tolist() for i in present},
+    )
 
 
 def gathered(own: list[Any]) -> list[Any]:

@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from src.data.object_data import ObjectBatch, ObjectData
 from src.data.sampler import rng_for
 from src.runs.run_dir import RunDir
-from src.tasks.average_precision import COCO_METRICS, coco_ap, gathered
+from src.tables import write_csv
+from src.tasks.average_precision import COCO_METRICS, AveragePrecision, coco_ap, gathered
 from src.tasks.base import Meter, Metrics, Schedule, Summary, Task
 from src.tasks.faster_rcnn import freeze_batch_norm, make_faster_rcnn
 from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
@@ -72,6 +73,7 @@ class Detector(Task):
 
     Attributes:
         results: Image id, detections and target of each image evaluated last, in order.
+        precision: What the last evaluation gave.
     """
 
     train_metrics = ("loss", *LOSSES)
@@ -101,6 +103,7 @@ class Detector(Task):
         self.results = self.own_results
         self.train()
 
+    precision: AveragePrecision
     mean: Tensor  # of each channel in 0 to 255, [3, 1, 1]
     std: Tensor
 
@@ -143,9 +146,8 @@ class Detector(Task):
         """Return the average precisions in percent of the images evaluated since the last call."""
         self.results, self.own_results = gathered(self.own_results), []
         _, detections, targets = zip(*self.results, strict=True)
-        metrics, per_class = coco_ap(detections, targets)
-        self.per_class = {self.classes[label - 1]: ap for label, ap in per_class.items()}
-        return metrics
+        self.precision = coco_ap(detections, targets)
+        return self.precision.means
 
     def on_evaluated(self, metrics: Metrics) -> None:
         """Let the schedule take note of an evaluation during training."""
@@ -163,7 +165,7 @@ class Detector(Task):
             "train_loss": row["train/loss"],
             "val_ap": row.get("val/ap"),
             **aps,
-            "test_ap_per_class": self.per_class,
+            "test_ap_per_class": self.by_class(self.precision.per_class),
         }
 
     def describe_training(self) -> str:
@@ -178,12 +180,22 @@ class Detector(Task):
     def describe_test(self, metrics: Metrics) -> str:
         """Return all average precisions, and those of the classes."""
         means = [f"{NAMES[name]} {value:.1f}" for name, value in metrics.items()]
-        classes = [f"{name} {ap:.1f}" for name, ap in self.per_class.items()]
+        per_class = self.by_class(self.precision.per_class)
+        classes = [f"{name} {ap:.1f}" for name, ap in per_class.items()]
         return f"{', '.join(means)}; by class {', '.join(classes)}"
 
+    def by_class(self, values: dict[int, Any]) -> dict[str, Any]:
+        """Return values by the name of their class instead of its label."""
+        return {self.classes[label - 1]: value for label, value in values.items()}
+
     def write_artifacts(self, run_dir: RunDir, data: ObjectData) -> None:
-        """Write the detections, and some of them in a picture."""
+        """Write the detections, some of them in a picture, and precision by recall."""
         run_dir.write_json("detections", coco_detections(self.results))
+        curves = self.by_class(self.precision.curves)
+        write_csv(
+            run_dir.path / "precision_recall.csv",
+            [{"recall": i, **{k: v[i] for k, v in curves.items()}} for i in range(101)],
+        )
         self.draw_examples(run_dir.path / "examples.png", data, EXAMPLES)
 
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:

@@ -2,23 +2,19 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from pytorch_lightning import Callback, Trainer, seed_everything
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins import Precision
-from torch import Tensor
 
 from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import count_multiply_adds, count_parameters
-from src.models.normalization import limit_batch_norm_images
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.base import Task
-from src.tasks.build import build_task, start_from_weights
-from src.tasks.classification import Batch, Classifier
+from src.tasks.classification import Classifier
+from src.training.build import build
 from src.training.callbacks.base import NoProfiler
 from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.layer_stats import LayerStats
@@ -30,7 +26,6 @@ from src.training.callbacks.progress import Progress
 from src.training.callbacks.stopwatch import Stopwatch
 from src.training.callbacks.wandb import WandbRun
 from src.training.checkpoint_io import VerifiedCheckpointIO, latest_valid_checkpoint
-from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
 from src.training.distributed import (
     LostProcessTimeout,
     check_world_size,
@@ -40,7 +35,6 @@ from src.training.distributed import (
     report_lost_process,
 )
 from src.training.intervals import Intervals
-from src.training.optimizer import optimizer_factory
 from src.training.precision import device_name, forbid_tf32
 
 
@@ -146,81 +140,6 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
             "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU"
         )
     return trainer
-
-
-def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModule]:
-    """Return the module of the task with its net and recipe, and the data, which have been read.
-
-    Raises:
-        ValueError: a value that the net, the recipe or the data cannot have.
-    """
-    recipe, seed = config["recipe"], config["seed"]
-    classifies = config["choices"].get("task", "classification") == "classification"
-    if not classifies:
-        check_task_execution(config, trainer)
-    checkpointing = config["activation_checkpointing"]
-    mode = resolve_compile(config["compile"], trainer, checkpointing) if classifies else "none"
-    seed_everything(seed, verbose=False)
-    net = build_net(config, trainer.world_size)
-    if "inductor" in mode:
-        net.compile()
-    n, iterations = config["model"].get("n"), recipe["iterations"]
-    schedule = instantiate(recipe["schedule"], n=n, iterations=iterations, _convert_="all")
-    stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
-    data = instantiate(config["data"], **stream, _convert_="all")
-    data.check_protocol(config["protocol"])
-    data.trainer = trainer
-    data.prepare_data()
-    data.setup("fit")
-    training = {"optimizer": optimizer_factory(recipe), "schedule": schedule}
-    if not classifies:
-        if config["weights"]:
-            start_from_weights(Path(config["weights"]), net, data)
-        return build_task(config, net, data, **training), data
-
-    def augment(*batch: Tensor) -> Batch:
-        return trainer.precision_plugin.convert_input(data.augment(*batch))
-
-    if mode == "none":
-        return Classifier(net, **training, augment=augment), data
-    use_graph = "cudagraph" in mode
-    return CapturedStepClassifier(net, **training, augment=augment, use_graph=use_graph), data
-
-
-def build_net(config: dict[str, Any], world_size: int) -> Any:
-    """Return the net, as it trains.
-
-    Raises:
-        ValueError: a value that the net cannot have.
-    """
-    net, recipe = instantiate(config["model"], _convert_="all"), config["recipe"]
-    if recipe["batch_norm_images"] is not None:
-        if config["trainer"]["sync_batchnorm"]:
-            raise ValueError(
-                "recipe.batch_norm_images and trainer.sync_batchnorm=true exclude each other"
-            )
-        images_per_process = recipe["batch_size"] // world_size
-        limit_batch_norm_images(net, recipe["batch_norm_images"], images_per_process)
-    net.activation_checkpointing = config["activation_checkpointing"]
-    return net
-
-
-def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
-    """Check that a task other than classification can be executed as the config says.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    task, recipe = config["choices"]["task"], config["recipe"]
-    if trainer.precision not in ("32-true", "bf16-mixed"):
-        raise ValueError(
-            f"task={task} needs trainer.precision=32-true or bf16-mixed: boxes must be float32"
-        )
-    for key, usual in (("precise_bn_batches", "0"), ("batch_norm_images", "null")):
-        if recipe[key]:  # written for images of one size, not for the regions of several
-            raise ValueError(f"task={task} needs recipe.{key}={usual}")
-    if config["compile"] not in ("auto", "none"):
-        print(f"compile=none instead of {config['compile']}: the shapes of task={task} change")
 
 
 def evaluate_final_weights(

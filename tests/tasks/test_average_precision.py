@@ -82,7 +82,7 @@ def by_pycocotools(detections, targets):
 
 def test_average_precision_equals_that_of_pycocotools_to_six_digits():
     detections, targets = random_images()
-    metrics, _ = coco_ap(detections, targets)
+    metrics = coco_ap(detections, targets).means
     expected = by_pycocotools(detections, targets)
     assert 5 < expected[0] < 95
     own = [f"{metrics[name] / 100:.6f}" for name in COCO_METRICS]
@@ -94,17 +94,18 @@ def test_perfect_detections_have_an_average_precision_of_100():
     for target in targets:
         target["iscrowd"][:] = 0
     found = [{**t, "scores": torch.ones(len(t["labels"]))} for t in targets]
-    metrics, per_class = coco_ap(found, targets)
+    metrics, per_class, curves = coco_ap(found, targets)
     assert metrics["ap"] == pytest.approx(100)
+    assert [{*curves[label]} for label in (1, 2, 3)] == [{100}, {100}, {100}]
     assert per_class == {label: pytest.approx(100) for label in (1, 2, 3)}
 
 
 def test_sizes_and_classes_without_objects_have_no_average_precision():
     target = {"boxes": torch.tensor([[0.0, 0, 10, 10]]), "labels": torch.tensor([2])}
     found = {**target, "scores": torch.tensor([0.9])}
-    metrics, per_class = coco_ap([found], [target])
+    metrics, per_class, curves = coco_ap([found], [target])
     assert {*metrics} == {"ap", "ap50", "ap75", "ap_small"}
-    assert {*per_class} == {2}
+    assert {*per_class} == {*curves} == {2}
 
 
 def gather_share(count, world_size):
@@ -114,6 +115,12 @@ def gather_share(count, world_size):
         return gathered([*range(rank, count, world_size)])
     finally:
         dist.destroy_process_group()
+
+
+def test_the_area_below_the_curves_at_an_iou_of_one_half_is_ap50():
+    metrics, _, curves = coco_ap(*random_images())
+    area = np.mean([np.mean(curve) for curve in curves.values()])
+    assert area == pytest.approx(metrics["ap50"], abs=1e-9)
 
 
 @pytest.mark.parametrize(("world_size", "count"), [(2, 9), (3, 10), (3, 2)])

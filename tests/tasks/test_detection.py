@@ -17,9 +17,11 @@ from torch import nn
 from src.evaluation.task_evaluator import evaluate_task, load_task
 from src.models.complexity import count_parameters, weighted_layers
 from src.runs.run_dir import RunDir
+from src.tables import read_csv
 from src.tasks.detection import Detector
 from src.tasks.faster_rcnn import make_faster_rcnn
-from src.training.trainer import build, make_trainer
+from src.training.build import build
+from src.training.trainer import make_trainer
 
 # Three iterations on few scenes, for tests in which the result does not matter.
 DETECTION = [
@@ -255,12 +257,18 @@ def test_a_finished_run_has_results_detections_and_a_picture(detect):
 def test_the_detections_of_a_run_are_those_of_its_checkpoint(detect, capsys):
     run_dir = detect()
     kept = json.loads((run_dir.path / "detections.json").read_text())
-    (run_dir.path / "examples.png").unlink()
+    for name in ("examples.png", "detections.json", "precision_recall.csv"):
+        (run_dir.path / name).unlink()
     capsys.readouterr()
     evaluate_task(run_dir, EVALUATION, show=2)
     out = capsys.readouterr().out
     assert f"AP {run_dir.summary['test_ap']:.1f}" in out
     assert (run_dir.path / "examples.png").exists()
+    assert len(read_csv(run_dir.path / "precision_recall.csv")) == 101
+    again = json.loads((run_dir.path / "detections.json").read_text())
+    assert [(d["image_id"], d["category_id"]) for d in again] == [
+        (d["image_id"], d["category_id"]) for d in kept
+    ]
     module, data = load_task(run_dir)
     module.eval()
     with torch.no_grad():

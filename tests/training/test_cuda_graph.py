@@ -18,8 +18,9 @@ from torch.nn import functional as F
 from src import train
 from src.models.resnet import resnet
 from src.tasks.classification import Classifier
+from src.training.build import build
 from src.training.cuda_graph import CapturedStepClassifier, CUDAGraphStep, resolve_compile
-from src.training.trainer import build, make_trainer
+from src.training.trainer import make_trainer
 
 
 @pytest.fixture

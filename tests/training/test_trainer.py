@@ -10,8 +10,9 @@ from pytorch_lightning import Callback
 from src.evaluation.evaluator import evaluate
 from src.models.normalization import GhostBatchNorm2d
 from src.runs.environment import versions
+from src.training.build import build
 from src.training.precision import forbid_tf32
-from src.training.trainer import build, make_trainer
+from src.training.trainer import make_trainer
 
 
 @pytest.fixture

@@ -206,12 +206,21 @@ class WandbRun(RunCallback):
                 results = self.run_dir.summary or {}
                 known = {key: value for key, value in results.items() if value is not None}
                 self.run.summary.update(known)
+                self._send_examples()
                 if preempted:
                     self.run.mark_preempting()
                 own_part = Path(self.run.dir).parent.name
                 self.run.finish(exit_code=exit_code)
                 if not self.run.offline:  # all is there: earlier parts are no longer needed
                     self._remove_parts("*run-*", keep=own_part)
+
+    def _send_examples(self) -> None:
+        """Show the picture of test images that a detector keeps, if there is one."""
+        import wandb
+
+        path = self.run_dir.path / "examples.png"
+        if self.run is not None and path.exists():
+            self.run.summary["examples"] = wandb.Image(str(path))
 
     def _remove_parts(self, pattern: str, keep: str = "") -> None:
         for part in self.run_dir.path.glob(f"wandb/{pattern}"):

@@ -1,0 +1,126 @@
+"""Build the module and the data of a run from its config."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from pytorch_lightning import Trainer, seed_everything
+from torch import Tensor
+
+from src.data.image_datamodule import ImageDataModule
+from src.data.object_data import ObjectData
+from src.models.normalization import limit_batch_norm_images
+from src.models.weights import load_backbone, read_metadata, read_weights
+from src.tasks.base import Task
+from src.tasks.classification import Batch, Classifier
+from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
+from src.training.optimizer import optimizer_factory
+
+
+def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModule]:
+    """Return the module of the task with its net and recipe, and the data, which have been read.
+
+    Raises:
+        ValueError: a value that the net, the recipe or the data cannot have.
+    """
+    recipe, seed = config["recipe"], config["seed"]
+    classifies = config["choices"].get("task", "classification") == "classification"
+    if not classifies:
+        check_task_execution(config, trainer)
+    checkpointing = config["activation_checkpointing"]
+    mode = resolve_compile(config["compile"], trainer, checkpointing) if classifies else "none"
+    seed_everything(seed, verbose=False)
+    net = build_net(config, trainer.world_size)
+    if "inductor" in mode:
+        net.compile()
+    n, iterations = config["model"].get("n"), recipe["iterations"]
+    schedule = instantiate(recipe["schedule"], n=n, iterations=iterations, _convert_="all")
+    stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
+    data = instantiate(config["data"], **stream, _convert_="all")
+    data.check_protocol(config["protocol"])
+    data.trainer = trainer
+    data.prepare_data()
+    data.setup("fit")
+    training = {"optimizer": optimizer_factory(recipe), "schedule": schedule}
+    if not classifies:
+        if config["weights"]:
+            start_from_weights(Path(config["weights"]), net, data)
+        return build_task(config, net, data, **training), data
+
+    def augment(*batch: Tensor) -> Batch:
+        return trainer.precision_plugin.convert_input(data.augment(*batch))
+
+    if mode == "none":
+        return Classifier(net, **training, augment=augment), data
+    use_graph = "cudagraph" in mode
+    return CapturedStepClassifier(net, **training, augment=augment, use_graph=use_graph), data
+
+
+def build_net(config: dict[str, Any], world_size: int) -> Any:
+    """Return the net, as it trains.
+
+    Raises:
+        ValueError: a value that the net cannot have.
+    """
+    net, recipe = instantiate(config["model"], _convert_="all"), config["recipe"]
+    if recipe["batch_norm_images"] is not None:
+        if config["trainer"]["sync_batchnorm"]:
+            raise ValueError(
+                "recipe.batch_norm_images and trainer.sync_batchnorm=true exclude each other"
+            )
+        images_per_process = recipe["batch_size"] // world_size
+        limit_batch_norm_images(net, recipe["batch_norm_images"], images_per_process)
+    net.activation_checkpointing = config["activation_checkpointing"]
+    return net
+
+
+def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
+    """Check that a task other than classification can be executed as the config says.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    task, recipe = config["choices"]["task"], config["recipe"]
+    if trainer.precision not in ("32-true", "bf16-mixed"):
+        raise ValueError(
+            f"task={task} needs trainer.precision=32-true or bf16-mixed: boxes must be float32"
+        )
+    for key, usual in (("precise_bn_batches", "0"), ("batch_norm_images", "null")):
+        if recipe[key]:  # written for images of one size, not for the regions of several
+            raise ValueError(f"task={task} needs recipe.{key}={usual}")
+    if config["compile"] not in ("auto", "none"):
+        print(f"compile=none instead of {config['compile']}: the shapes of task={task} change")
+
+
+def build_task(config: dict[str, Any], net: Any, data: ObjectData, **training: Any) -> Task:
+    """Build the module that `task=` names around a net.
+
+    Args:
+        config: The config of a run. If the run started from `weights`, batch norm is frozen.
+        net: The net, with or without its classifier.
+        data: The data, set up.
+        training: The optimizer and the schedule; none for evaluation.
+    """
+    frozen = config.get("weights") is not None
+    module = get_class(config["task"]["_target_"])
+    return module(net, data, config["recipe"], config["seed"], frozen, **training)
+
+
+def start_from_weights(path: Path, net: Any, data: ObjectData) -> None:
+    """Load a file of weights into a net, and normalize images as they were for it.
+
+    A mean image counts by its channel means. A file that does not say how images were normalized
+    leaves that to the data.
+
+    Raises:
+        ValueError: The weights are of another net, or of one for images as BGR.
+    """
+    metadata = read_metadata(path)
+    if metadata.get("channels", "RGB") != "RGB":
+        raise ValueError(f"{path} is of a net for images as BGR, which no other task has")
+    load_backbone(net, read_weights(path))
+    if "mean" in metadata:
+        data.mean, data.std = (
+            torch.tensor(metadata[key]).reshape(3, -1).mean(1) for key in ("mean", "std")
+        )

@@ -1,0 +1,108 @@
+"""Results of detectors have tables, a figure and a part of the page of their own."""
+
+import json
+import re
+
+import pytest
+from run_dirs import make_config, write_run
+
+from src.report.detection import OF_CLASS, detection_table
+from src.report.detection_plot import draw_precision
+from src.report.report_dir import write_report
+from src.report.results import read_runs
+from src.tables import read_csv, write_csv
+
+CLASSES = {"cat": 60.0, "dog": 40.0}
+
+
+def write_detector(root, kind, seed, ap, finished=True, depth=20):
+    """Write the run directory of a detector with an average precision after two evaluations."""
+    config = make_config(kind, depth, seed, data="scenes")
+    config["choices"]["task"] = "detection"
+    path = write_run(root, config, final=(0, 0) if finished else None)
+    rows = [{"iteration": i, "train/loss": 1.0, "test/ap": ap * i / 400} for i in (200, 400)]
+    write_csv(path / "metrics.csv", rows)
+    if finished:
+        summary = json.loads((path / "summary.json").read_text())
+        for key in ("train_error", "val_error", "test_error", "test_error_top5", "macs"):
+            del summary[key]
+        aps = {"test_ap": ap, "test_ap50": ap + 20, "test_ap75": ap - 10, "test_ap_small": ap}
+        none = {"test_ap_medium": None, "test_ap_large": None}
+        per_class = {name: value + seed for name, value in CLASSES.items()}
+        summary |= aps | none | {"task": "detection", "test_ap_per_class": per_class}
+        (path / "summary.json").write_text(json.dumps(summary))
+        write_csv(
+            path / "precision_recall.csv",
+            [{"recall": i, "cat": 100.0 - i, "dog": 50.0 - i / 2} for i in range(101)],
+        )
+        (path / "examples.png").write_bytes(b"a picture")
+    return path
+
+
+@pytest.fixture
+def detectors(tmp_path):
+    """Two seeds of a plain and of a residual detector."""
+    for seed in (0, 1):
+        write_detector(tmp_path, "plain", seed, 12.0 + seed)
+        write_detector(tmp_path, "resnet", seed, 60.0 + seed)
+    runs, skipped = read_runs([tmp_path])
+    assert not skipped
+    return runs
+
+
+def cells(table):
+    """Return the cells of a Markdown table by line."""
+    return [re.split(r" *\| *", line.strip("| ")) for line in table.splitlines()]
+
+
+def test_the_table_has_means_over_the_seeds_and_no_number_for_sizes_without_objects(detectors):
+    means, classes = detection_table([run.row for run in detectors]).split("\n\n")
+    head, _, plain, residual = cells(means)
+    assert head[3:9] == ["AP", "AP50", "AP75", "AP small", "AP medium", "AP large"]
+    assert plain[3] == "12.50 ± 0.71"
+    assert residual[3:6] == ["60.50 ± 0.71", "80.50 ± 0.71", "50.50 ± 0.71"]
+    assert residual[7:9] == ["-", "-"]
+    head, _, plain, residual = cells(classes)
+    assert head[1:] == ["cat", "dog"]
+    assert residual[1:] == ["60.50 ± 0.71", "40.50 ± 0.71"]
+
+
+def test_a_table_from_a_csv_file_equals_that_of_the_runs(detectors, tmp_path):
+    rows = [run.row for run in detectors]
+    write_csv(tmp_path / "rows.csv", rows)
+    assert OF_CLASS + "cat" in rows[0]
+    assert detection_table(read_csv(tmp_path / "rows.csv")) == detection_table(rows)
+
+
+def test_the_figure_has_a_line_for_each_net_over_iterations_and_recall(detectors):
+    figure = draw_precision(detectors)
+    by_iteration, by_recall = figure.axes
+    curves = [list(line.get_ydata()) for line in by_iteration.lines]
+    assert curves == [[6.25, 12.5], [30.25, 60.5]]
+    assert len(by_recall.lines) == 2
+    # The mean over both classes, which is 75 at a recall of 0.
+    assert list(by_recall.lines[0].get_ydata()[[0, 100]]) == [75, 0]
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["plain-20", "residual-20"]
+
+
+def test_runs_without_an_evaluation_have_no_figure(tmp_path):
+    path = write_detector(tmp_path, "plain", 0, 12.0, finished=False)
+    (path / "metrics.csv").unlink()
+    runs, _ = read_runs([tmp_path])
+    assert draw_precision(runs) is None
+
+
+def test_a_report_of_classifiers_and_detectors_has_separate_tables(detectors, tmp_path):
+    write_run(tmp_path, make_config("resnet", 20, data="digits"), errors=[(50, 60)], final=(1, 2))
+    write_detector(tmp_path, "resnet", 2, 61.0, finished=False)
+    runs, _ = read_runs([tmp_path])
+    out = tmp_path / "report"
+    text = "\n".join(write_report(runs, [], out))
+    assert {path.name for path in out.glob("*.csv")} >= {"digits.csv", "scenes-detection.csv"}
+    assert len(read_csv(out / "scenes-detection.csv")) == 4
+    assert "resnet20 minus plain20: AP50 +48.00 points" in text
+    page = (out / "index.html").read_text()
+    assert page.count('<article data-name="') == 2
+    assert page.count("data:image/png;base64,YSBwaWN0dXJl") == 2  # one for each net
+    assert "unfinished" in page
