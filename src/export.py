@@ -71,20 +71,37 @@ def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metada
     """
     from src.evaluation.evaluator import load_nets, run_config
 
-    (member,), data = load_nets([run_config(run_dir)])
-    mean = channels_first(data.mean, data.image_shape)
-    std = [1.0] * 3 if data.std is None else channels_first(data.std, data.image_shape)
-    config, bgr = run_dir.config, member.bgr
+    config = run_dir.config
     metadata = {
         "net": config["choices"]["model"],
         "model": config["model"],
         "data": config["choices"]["data"],
+    }
+    if run_dir.task != "classification":
+        return load_backbone_of(run_dir, metadata)
+    (member,), data = load_nets([run_config(run_dir)])
+    mean = channels_first(data.mean, data.image_shape)
+    std = [1.0] * 3 if data.std is None else channels_first(data.std, data.image_shape)
+    bgr = member.bgr
+    metadata |= {
         "channels": "BGR" if bgr else "RGB",
         "mean": mean[::-1] if bgr else mean,  # read as RGB in any case
         "std": std[::-1] if bgr else std,
     }
     # In evaluation mode, or ONNX would export batch norm as in training.
     return member.net.eval(), data.image_shape, metadata
+
+
+def load_backbone_of(
+    run_dir: RunDir, metadata: Metadata
+) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
+    """Load the net of a detector without the detector's own layers, as `load_run` does."""
+    from src.evaluation.task_evaluator import load_task
+
+    module, data = load_task(run_dir)
+    normalization = {key: getattr(module, key).flatten().tolist() for key in ("mean", "std")}
+    metadata |= {"channels": "RGB", **normalization}
+    return module.net.eval(), data.image_shape, metadata
 
 
 def command(run_dir: RunDir) -> str:
@@ -106,11 +123,7 @@ def card(out: Path, metadata: Metadata, command: str, summary: dict[str, Any]) -
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     rows = {
-        "test error": f"{summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
-        f"the final weights on the complete test set of {metadata['data']}, computed in "
-        f"{summary.get('eval_precision', summary['precision'])}",
-        "training error": f"{summary['train_error']:.2f}%, of augmented images since the last "
-        "evaluation",
+        **results(metadata, summary),
         "training": f"{summary['iterations']:,} iterations on {summary['train_images']:,} images "
         f"in {summary['precision']}, {summary['seconds']:,.0f} s",
         "command": f"`{command}`",
@@ -124,6 +137,26 @@ def card(out: Path, metadata: Metadata, command: str, summary: dict[str, Any]) -
     lines = [f"# {out.name}", "", f"{metadata['net']} trained on {metadata['data']}.", ""]
     lines += ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
     return "\n".join(lines) + "\n"
+
+
+def results(metadata: Metadata, summary: dict[str, Any]) -> dict[str, str]:
+    """Return what the page says of the results."""
+    tested = (
+        f"the final weights on the complete test set of {metadata['data']}, computed in "
+        f"{summary.get('eval_precision', summary['precision'])}"
+    )
+    if "test_ap" in summary:
+        return {
+            "test AP": f"{summary['test_ap']:.1f} (AP50 {summary['test_ap50']:.1f}), {tested}",
+            "contents": "the net of the detector, without its classifier or the detector's layers: "
+            "`weights=` of `task=detection` starts from it",
+        }
+    return {
+        "test error": f"{summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
+        f"{tested}",
+        "training error": f"{summary['train_error']:.2f}%, of augmented images since the last "
+        "evaluation",
+    }
 
 
 def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[Any]:

@@ -11,7 +11,8 @@ PRECISION = "trainer.precision=32-true"
 
 def test_a_config_is_plain_values_with_the_names_chosen_in_each_group():
     values, defaults = resolve(compose_config("model=resnet20", "recipe.iterations=5"), "train")
-    choices = {"model": "resnet20", "data": "digits", "recipe": "digits", "logger": "csv"}
+    choices = {"model": "resnet20", "data": "digits", "task": "classification"}
+    choices |= {"recipe": "digits", "logger": "csv"}
     assert values["choices"] == defaults["choices"] == choices
     assert (values["recipe"]["iterations"], defaults["recipe"]["iterations"]) == (5, 800)
     assert values["model"]["n"] == 3

@@ -17,7 +17,7 @@ from src.training.callbacks.checkpointing import Checkpointing
 from src.training.callbacks.stopwatch import Stopwatch
 
 SUMMARY = (
-    "model n depth shortcut data seed val_images train_images iterations parameters macs "
+    "model n depth shortcut data task seed val_images train_images iterations parameters macs "
     "train_error val_error test_error test_error_top5 images_per_second seconds precision "
     "eval_precision device devices versions git_commit"
 )

@@ -63,13 +63,14 @@ def write_page(
     """
     page = TEMPLATES.get_template("page.html").render(
         plotly=Markup(get_plotlyjs()),  # once for all figures
-        data_sets={
-            data: (_data_set if classifies(runs[0]) else _detection_set)(runs, figures[data])
-            for data, runs in by_data.items()
-        },
+        data_sets={data: _describe(runs, figures.get(data, ())) for data, runs in by_data.items()},
         skipped=[({}, {"path": str(path), "reason": reason}) for path, reason in skipped],
     )
     path.write_text(page)
+
+
+def _describe(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
+    return (_data_set if classifies(runs[0]) else _detection_set)(runs, figures)
 
 
 def _data_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:

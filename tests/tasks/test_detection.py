@@ -12,9 +12,12 @@ from conftest import KillBefore, Killed
 from hydra.utils import instantiate
 from ranks import run_on_ranks, train_and_capture
 from run_comparison import assert_same_run, load_checkpoint
+from safetensors.torch import load_file, save_file
 from torch import nn
 
+from src.evaluation.evaluator import run_config
 from src.evaluation.task_evaluator import evaluate_task, load_task
+from src.export import export
 from src.models.complexity import count_parameters, weighted_layers
 from src.runs.run_dir import RunDir
 from src.tables import read_csv
@@ -185,7 +188,6 @@ def test_evaluation_does_not_depend_on_how_images_are_batched(detector):
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """Weights of a net for images of 100 classes, normalized in some way."""
-    from safetensors.torch import save_file
 
     from src.models.resnet import resnet
 
@@ -333,3 +335,23 @@ def test_a_captured_step_is_replaced_by_an_eager_one_with_a_message(find, capsys
     module, _ = build(config, make_trainer(config, []))
     assert isinstance(module, Detector)
     assert "compile=none instead of inductor" in capsys.readouterr().out
+
+
+def test_the_backbone_is_exported_and_another_detector_starts_from_it(detect, tmp_path):
+    run_dir, file = detect(), tmp_path / "backbone.safetensors"
+    export(run_dir.path, file)
+    trained = load_checkpoint(run_dir)["state_dict"]
+    exported = load_file(file)
+    assert {f"net.{name}" for name in exported} == {n for n in trained if n.startswith("net.")}
+    assert all(torch.equal(trained[f"net.{name}"], exported[name]) for name in exported)
+    assert "test AP" in file.with_suffix(".md").read_text()
+    started = detect(f"weights={file}", "recipe.schedule.lr=0.0")
+    unchanged = load_checkpoint(started)["state_dict"]
+    assert all(torch.equal(unchanged[f"net.{name}"], exported[name]) for name in exported)
+    assert torch.equal(unchanged["mean"], trained["mean"])
+
+
+def test_commands_for_classifiers_refuse_a_detector(detect):
+    run_dir = detect()
+    with pytest.raises(ValueError, match="is a run of detection"):
+        run_config(run_dir)
