@@ -4,7 +4,7 @@ import argparse
 from datetime import UTC, datetime
 from pathlib import Path
 
-from src.benchmark import memory, pipelines, throughput
+from src.benchmark import detection, memory, pipelines, throughput
 from src.benchmark.clock import DEVICE
 from src.runs.environment import git_commit, versions
 from src.tables import Row, read_csv, write_csv
@@ -14,6 +14,7 @@ MEASURES = {
     "step": throughput.measure_step,
     "overhead": throughput.measure_overhead,
     "data": pipelines.measure_data,
+    "detection": detection.measure_detection,
     "memory": memory.measure_memory,
     "profile": memory.measure_profile,
 }

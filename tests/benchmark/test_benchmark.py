@@ -10,7 +10,7 @@ from images_on_disk import make_folders
 from torch.autograd import DeviceType
 
 from src.benchmark import __main__ as benchmark
-from src.benchmark import baselines, clock, memory, pipelines, runner, throughput
+from src.benchmark import baselines, clock, detection, memory, pipelines, runner, throughput
 from src.benchmark.clock import Clock
 from src.benchmark.runner import make_rows, run_rounds, run_task, scaled_iterations
 from src.tables import read_csv
@@ -200,3 +200,11 @@ def test_a_baseline_trains_on_cifar10(speed, monkeypatch):
     for module in (baselines, pipelines):
         monkeypatch.setattr(module, "BATCH_SIZE", 8)
     assert speed("resnet20", "32-true", 1) > 0
+
+
+@pytest.mark.slow
+def test_a_detector_is_timed_in_src_train_in_evaluation_and_in_the_reference_loop(monkeypatch):
+    monkeypatch.setattr(detection, "DETECTION", (*detection.DETECTION, "data.test_scenes=8"))
+    assert detection.src_train_speed("32-true", 1) > 0
+    assert detection.evaluation_speed("32-true") > 0
+    assert detection.reference_speed(1) > 0
