@@ -15,7 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from src.report.comparison import group_seeds
 from src.report.detection import class_lines, detection_facts, detection_lines
-from src.report.differences import degradation, seed_statistics
+from src.report.differences import claim, degradation, seed_statistics
 from src.report.interactive import FILTERS, axis_views, curve_figures, depth_figures, filter_values
 from src.report.results import Run, Skipped, classifies
 from src.report.results_table import results_lines
@@ -87,7 +87,7 @@ def _data_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
     return {
         "template": "data_set.html",
         "states": Counter(run.state for run in runs),
-        "facts": [*degradation(runs), *seed_statistics(rows)],
+        "facts": [*claim(runs), *degradation(runs), *seed_statistics(rows)],
         "filters": _filters(values),
         "views": {"y": ys, "x": xs},
         "curves": list(map(_plot, curve_figures(runs, xs, ys))),

@@ -1,5 +1,6 @@
 """The page, in a real browser, opened from disk."""
 
+import html
 import json
 import shutil
 
@@ -7,6 +8,7 @@ import pytest
 from run_dirs import make_config, write_run
 
 from src.report.comparison import group_by
+from src.report.differences import claim
 from src.report.figures import styles
 from src.report.html import write_page
 from src.report.results import read_runs
@@ -230,6 +232,14 @@ def test_the_results_are_the_printed_table(page, written):
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines]
     assert rows(page, "results") == cells
     assert cells[2][-3:] == ["8.75 (Table 6)", "-0.12 [-2.36, +2.11]", "as in the paper"]
+
+
+def test_the_page_says_first_what_the_runs_show_of_the_claim(written):
+    by_data, path = written
+    sentences = claim(by_data["cifar10"])
+    assert sentences
+    facts = html.unescape(path.read_text()).partition("<ul>")[2]
+    assert facts.startswith("".join(f"<li>{sentence}</li>" for sentence in sentences))
 
 
 def test_a_click_on_a_title_sorts_a_table_and_leaves_unknown_values_last(page):
