@@ -226,9 +226,9 @@ class FollowedRunDir(RunDir):
         super().append_metrics(*arguments)
         self.follower.leave()
 
-    def append_layers(self, *arguments: Any, **columns: Any) -> None:
+    def append_layers(self, *arguments: Any) -> None:
         self.follower.enter("writing rows")
-        super().append_layers(*arguments, **columns)
+        super().append_layers(*arguments)
         self.follower.leave()
 
     def write_summary(self, *arguments: Any) -> None:

@@ -34,12 +34,6 @@ from src.runs.csv_rows import append_rows, read_rows, truncate_rows
 from src.runs.lock import exclusive_lock
 from src.runs.naming import differences, run_key
 
-# The last two are of the first iteration alone.
-LAYER_COLUMNS = (
-    *("iteration", "layer", "gradient", "scaled_gradient", "response"),
-    *("forward_std", "backward_std"),
-)
-
 
 class RunDir:
     """The directory of one run, whether it exists yet or not.
@@ -209,32 +203,9 @@ class RunDir:
         """Append one row to metrics.csv; a column without a value stays empty."""
         self._append(self.metrics, columns, [row])
 
-    def append_layers(
-        self,
-        iteration: int,
-        gradients: dict[str, float],
-        weights: dict[str, float],
-        **others: dict[str, float],
-    ) -> None:
-        """Append one row per layer to layers.csv.
-
-        Args:
-            iteration: the number of iterations so far.
-            gradients: the norm of each layer's gradient.
-            weights: the norm of its weights.
-            others: further columns, which need not have a value for each layer.
-        """
-        rows = [
-            {
-                "iteration": iteration,
-                "layer": layer,
-                "gradient": gradient,
-                "scaled_gradient": gradient * weights[layer],
-                **{column: values.get(layer) for column, values in others.items()},
-            }
-            for layer, gradient in gradients.items()
-        ]
-        self._append(self.layers, LAYER_COLUMNS, rows)
+    def append_layers(self, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
+        """Append rows to layers.csv, one for each layer; columns without a value stay empty."""
+        self._append(self.layers, columns, rows)
 
     def _append(self, path: Path, columns: Sequence[str], rows: list[dict[str, Any]]) -> None:
         self.check_still_there()

@@ -120,7 +120,7 @@ def gather_share(count, world_size):
 def test_the_area_below_the_curves_at_an_iou_of_one_half_is_ap50():
     metrics, _, curves = coco_ap(*random_images())
     area = np.mean([np.mean(curve) for curve in curves.values()])
-    assert area == pytest.approx(metrics["ap50"], abs=1e-9)
+    assert area == pytest.approx(metrics["ap50"], abs=1e-5)  # float32
 
 
 @pytest.mark.parametrize(("world_size", "count"), [(2, 9), (3, 10), (3, 2)])

@@ -19,6 +19,12 @@ NORMS = (_BatchNorm, nn.GroupNorm)
 Stats = dict[str, float]  # by layer
 Signals = tuple[Stats, Stats]  # forward and backward
 
+# The columns of layers.csv; the last two are of the first iteration alone.
+LAYER_COLUMNS = (
+    *("iteration", "layer", "gradient", "scaled_gradient", "response"),
+    *("forward_std", "backward_std"),
+)
+
 
 class LayerStats(RunCallback):
     """Write layers.csv: a row for each layer at the first iteration and at each evaluation.
@@ -68,10 +74,21 @@ class LayerStats(RunCallback):
     def _write(self, trainer: Trainer, gradients: Stats, responses: Stats | None = None) -> None:
         if not trainer.is_global_zero:
             return
-        iteration, columns = trainer.global_step, {"response": responses or {}}
-        if iteration == 1:
-            columns |= {"forward_std": self.signals[0], "backward_std": self.signals[1]}
-        self.run_dir.append_layers(iteration, gradients, self.weights, **columns)
+        iteration = trainer.global_step
+        forward, backward = self.signals if iteration == 1 else ({}, {})
+        rows = [
+            {
+                "iteration": iteration,
+                "layer": layer,
+                "gradient": gradient,
+                "scaled_gradient": gradient * self.weights[layer],
+                "response": (responses or {}).get(layer),
+                "forward_std": forward.get(layer),
+                "backward_std": backward.get(layer),
+            }
+            for layer, gradient in gradients.items()
+        ]
+        self.run_dir.append_layers(LAYER_COLUMNS, rows)
 
 
 def gradient_norms(net: nn.Module) -> Stats:
