@@ -17,6 +17,8 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
+from src.models.vgg import VGG
+
 
 class ReducedPrecision:
     """Calls a part of the net, in reduced precision if `enabled`, and returns float32.
@@ -47,11 +49,19 @@ def make_faster_rcnn(
         options: `recipe.detector`, see conf/recipe/detection.yaml.
         min_size: Pixels of the shorter side to which images are resized.
         max_size: At most so many pixels of the longer side.
+
+    Raises:
+        ValueError: The size of the regions is not that of the net.
     """
     sizes, ratios = options["anchor_sizes"], options["anchor_ratios"]
     anchors = AnchorGenerator((tuple(sizes),), (tuple(ratios),))
     per_location = anchors.num_anchors_per_location()[0]
     region_size = options["region_size"] or net.region_size
+    if isinstance(net, VGG) and region_size != net.region_size:
+        raise ValueError(
+            f"recipe.detector.region_size={region_size} does not fit the fc layers of a VGG net: "
+            "set recipe.detector.region_size=null"
+        )
     pool = MultiScaleRoIAlign(["0"], region_size, sampling_ratio=2)
     # Otherwise it guesses the scale from the first batch, which a resumed run does not see.
     pool.scales, pool.map_levels = [1 / net.shared_stride], initLevelMapper(0, 0)

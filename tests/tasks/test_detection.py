@@ -318,6 +318,7 @@ def test_two_processes_share_each_batch(find, tmp_path):
         (["recipe=cifar10"], "task=detection needs a recipe for it"),
         (["trainer.precision=bf16-true"], "boxes must be float32"),
         (["recipe.precise_bn_batches=2"], "needs recipe.precise_bn_batches=0"),
+        (["model=vgg11", "recipe.detector.region_size=8"], "set recipe.detector.region_size=null"),
         (["weights=nowhere.pt"], "there is no file nowhere.pt"),
     ],
 )
@@ -326,7 +327,7 @@ def test_what_detection_cannot_do_is_an_error_before_anything_is_written(
 ):
     base = [option for option in DETECTION if not option.startswith(("data.", "recipe."))]
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        train_and_capture(find(*base, "n=1", "trainer.precision=32-true", *overrides))
+        train_and_capture(find(*base, "trainer.precision=32-true", *overrides))
     assert not (tmp_path / "runs").exists()
 
 
