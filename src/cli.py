@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from src.config import known_keys
+from src.familiar_words import explain_key, explain_options
 from src.runs.config_files import RENAMED_KEYS, RENAMED_VALUES
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -40,6 +41,9 @@ def run_entry_point(main: Callable[[], None]) -> None:
     # Hydra then raises errors instead of printing them its own way.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv[1:] = [rename_old_key(argument) for argument in sys.argv[1:]]
+    answer = explain_options(sys.argv[1:])
+    if answer:
+        sys.exit(answer)
     try:
         main()
     except SystemExit as stop:
@@ -110,6 +114,9 @@ def format_error(error: BaseException) -> str:
     # Hydra's text names the file that lacks the key; OmegaConf's has the key with its groups.
     unknown_key = re.search(r"not in struct\s+full_key: (\S+)", str(cause))
     if isinstance(error, HydraException) and unknown_key:
+        answer = explain_key(unknown_key[1])
+        if answer:
+            return answer
         config_name = "evaluate" if "evaluate" in sys.argv[0] else "train"
         suggestion = did_you_mean(unknown_key[1], known_keys(config_name, sys.argv[1:]))
         return f"there is no key {unknown_key[1]}{suggestion}; --help lists all keys"

@@ -9,6 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices)
+from src.familiar_words import explain_word
 from src.runs.config_files import CONF, flatten
 from src.runs.naming import run_key, run_name
 from src.runs.run_dir import RunDir
@@ -120,9 +121,19 @@ def _set_num_classes(values: dict[str, Any], default_model: dict[str, Any]) -> N
 
 def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
     flat_defaults = flatten(defaults)
+    groups = {group: key for key in flat_defaults for group in parents(key)}
     for key, value in flatten(values).items():
         if key.partition(".")[0] not in defaults:
-            raise ValueError(f"there is no key {key}; --help lists all keys")
+            answer = explain_word(f"{key}={value}")
+            raise ValueError(answer or f"there is no key {key}; --help lists all keys")
+        if key in groups and not isinstance(value, dict):
+            answer = explain_word(f"{key}={value}")
+            raise ValueError(answer or f"{key}={value}: set its keys, such as {groups[key]}")
+        # A dict in place of a single value.
+        for name in parents(key):
+            single = flat_defaults.get(name)
+            if type(single) in KINDS:
+                raise ValueError(f"{name} must be {KINDS[type(single)]}, such as {single}")
         default = flat_defaults.get(key)
         kind = type(default)
         if kind not in KINDS or key.startswith("trainer.") or (value is None and key in NULLABLE):
@@ -132,6 +143,12 @@ def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
         # To Python, true is an integer.
         if not isinstance(value, accepted) or isinstance(value, bool) != (kind is bool):
             raise ValueError(f"{key}={value} must be {KINDS[kind]}, such as {default}")
+
+
+def parents(key: str) -> list[str]:
+    """Return the groups that a flat key is in: `a` and `a.b` for `a.b.c`."""
+    parts = key.split(".")
+    return [".".join(parts[:end]) for end in range(1, len(parts))]
 
 
 def find_run_dir(config: DictConfig) -> RunDir:
