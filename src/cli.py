@@ -97,7 +97,9 @@ def rename_old_key(argument: str) -> str:
 def is_user_error(error: BaseException) -> bool:
     """Return whether the user can fix an error, or whether it is a bug."""
     if isinstance(error, InstantiationException):
-        return error.__cause__ is None or is_user_error(error.__cause__)
+        # A `_target_` that names nothing has the failed import as its cause.
+        unknown = str(error).startswith("Error locating target")
+        return unknown or error.__cause__ is None or is_user_error(error.__cause__)
     if isinstance(error, TypeError):
         # A key under model or data, added with +, that the net or the data do not have.
         return "unexpected keyword argument" in str(error)
@@ -107,8 +109,12 @@ def is_user_error(error: BaseException) -> bool:
 def format_error(error: BaseException) -> str:
     """Return one or two lines for an error, with what to do about it."""
     cause = error.__cause__
-    if isinstance(error, InstantiationException) and cause is not None:
-        return format_error(cause)
+    if isinstance(error, InstantiationException):
+        target = re.match(r"Error locating target '([^']*)'", str(error))
+        if target:
+            return f"there is no {target[1]} to import: a _target_ names a function or a class"
+        if cause is not None:
+            return format_error(cause)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
         return _format_choice(error.missing_cfg_file, error.options)
     # Hydra's text names the file that lacks the key; OmegaConf's has the key with its groups.

@@ -52,6 +52,7 @@ LATE_USER_ERRORS = {
     "model.shortcut=b": "shortcut b is not one of A, B and C; did you mean B?",
     "trainer.accelerator=gpu": "trainer.accelerator=auto uses what is there",
     "data=cifar10 data.root=nowhere data.download=false": "nowhere/cifar-10-batches-py",
+    "model._target_=torchvision.nothing": "there is no torchvision.nothing to import",
     "compile=eager": "compile=eager is not one of auto, none, cudagraph, inductor",
     "protocol=5crop": "protocol=5crop does not apply to these images: set protocol=center",
 }
