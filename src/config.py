@@ -23,6 +23,15 @@ KINDS = {
 }
 # None turns it off; the default is an integer.
 NULLABLE = ("recipe.schedule.warmup_from_n", "recipe.detector.region_size", "weights")
+# Keys that take values of other kinds than their default is of. The net has a better message for
+# n=2.5: it names the nearest depths.
+ACCEPTED = {
+    "n": int | float,
+    "model.n": int | float,
+    "trainer.devices": int | str | list,
+    "trainer.deterministic": bool | str,
+    "trainer.precision": int | str,
+}
 AT_LEAST_ONE = ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every")
 MINIMUM = dict.fromkeys(AT_LEAST_ONE, 1) | {"precise_bn_batches": 0}
 
@@ -136,12 +145,12 @@ def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
                 raise ValueError(f"{name} must be {KINDS[type(single)]}, such as {single}")
         default = flat_defaults.get(key)
         kind = type(default)
-        if kind not in KINDS or key.startswith("trainer.") or (value is None and key in NULLABLE):
-            continue  # Lightning checks its own arguments
-        # n=2.5 gets a better message from the net, which names the nearest depths.
-        accepted = int | float if kind is float or key in ("n", "model.n") else kind
+        if kind not in KINDS or (value is None and key in NULLABLE):
+            continue  # such as arguments of Lightning's Trainer that are added with +
+        accepted = ACCEPTED.get(key, int | float if kind is float else kind)
         # To Python, true is an integer.
-        if not isinstance(value, accepted) or isinstance(value, bool) != (kind is bool):
+        is_wrong_bool = isinstance(value, bool) and kind is not bool
+        if not isinstance(value, accepted) or is_wrong_bool:
             raise ValueError(f"{key}={value} must be {KINDS[kind]}, such as {default}")
 
 

@@ -118,7 +118,7 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
     if options["deterministic"]:
         # Deterministic algorithms write every result themselves; this would only cost time.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    trainer = Trainer(
+    trainer = _make_lightning_trainer(
         **options | {"strategy": make_strategy(options)},
         max_steps=recipe["iterations"],
         max_epochs=1,
@@ -140,6 +140,16 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
             "trainer.sync_batchnorm=true needs GPUs: PyTorch's SyncBatchNorm does not run on a CPU"
         )
     return trainer
+
+
+def _make_lightning_trainer(**arguments: Any) -> Trainer:
+    try:
+        return Trainer(**arguments)
+    except TypeError as error:
+        if "devices" not in str(error):
+            raise
+        # Lightning's answer to a number or list of devices that there cannot be.
+        raise ValueError(f"trainer.devices={arguments['devices']}: {error}") from error
 
 
 def evaluate_final_weights(
