@@ -19,8 +19,8 @@ def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
     """Return the flat keys of a config that can change a run's result."""
     flat = flatten(config)
     kept = {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
-    # data=images is whatever its directory holds; other data are the same wherever they are.
-    of_directory = flat.get("choices.data") == "images"
+    # These are whatever their directory holds; other data are the same wherever they are.
+    of_directory = flat.get("choices.data") in ("images", "voc", "coco")
     return kept | ({"data.root": flat["data.root"]} if of_directory else {})
 
 
