@@ -60,17 +60,15 @@ def read_annotation(xml: Path, image: Path, image_id: int, label_of: dict[str, i
     Raises:
         ValueError: The XML file or the image cannot be read, or a class is unknown.
     """
-    boxes, labels, difficult = [], [], []
+    names, corners, difficult = [], [], []
     try:
         for entry in ElementTree.parse(xml).getroot().findall("object"):
-            name = entry.findtext("name", "").strip()
-            corners = [float(entry.findtext(f"bndbox/{side}", "missing")) for side in SIDES]
+            names.append(entry.findtext("name", "").strip())
+            corners.append([float(entry.findtext(f"bndbox/{side}", "missing")) for side in SIDES])
             difficult.append(int(entry.findtext("difficult") or 0))
-            boxes.append(corners)
-            labels.append(name)
     except (ElementTree.ParseError, ValueError) as error:
         raise ValueError(f"{xml} is no annotation in VOC's format ({error})") from error
-    unknown = [name for name in labels if name not in label_of]
+    unknown = [name for name in names if name not in label_of]
     if unknown:
         raise ValueError(f"{xml}: {unknown[0]} is not one of data.classes=[{','.join(label_of)}]")
     try:
@@ -79,16 +77,16 @@ def read_annotation(xml: Path, image: Path, image_id: int, label_of: dict[str, i
     except OSError as error:
         raise ValueError(f"{image} is not an image") from error
 
-    corners = np.array(boxes, float).reshape(-1, 4)
+    boxes = np.array(corners, float).reshape(-1, 4)
     # A single point, which some files have, is no object: below it would get an area of a pixel.
-    corners[(corners[:, :2] >= corners[:, 2:]).any(1)] = 0
+    boxes[(boxes[:, :2] >= boxes[:, 2:]).any(1)] = 0
     # In VOC pixels are counted from 1, and a box includes its last one.
-    corners[:, :2] -= 1
+    boxes[:, :2] -= 1
     return Annotation(
         image,
         image_id,
         size,
-        corners,
-        np.array([label_of[name] for name in labels], np.int64),
+        boxes,
+        np.array([label_of[name] for name in names], np.int64),
         np.array(difficult, np.int64),
     )
