@@ -120,9 +120,10 @@ def _set_num_classes(values: dict[str, Any], default_model: dict[str, Any]) -> N
 
         if data["root"] is None:
             raise ValueError("data=images needs data.root=DIRECTORY, the directory of your images")
-        root = Path(data["root"])
-        # The root is part of the run's name: the same one for pets, pets/ and ./pets.
-        data |= {"root": str(root), "num_classes": len(class_names(root))}
+        data["num_classes"] = len(class_names(Path(data["root"])))
+    if data.get("root"):
+        # The root may be part of the run's name: the same one for pets, pets/ and ./pets.
+        data["root"] = str(Path(data["root"]))
     # Not every net has the key; of data without it, the net's own default fits.
     if "num_classes" in data and model.get("num_classes") == default_model.get("num_classes", 0):
         model["num_classes"] = data["num_classes"]

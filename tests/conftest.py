@@ -35,6 +35,7 @@ if find_spec("sklearn") is None:
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR10_FILES = ROOT / "data" / "cifar-10-batches-py"
 MNIST_FILES = ROOT / "data" / "MNIST" / "raw"
+BCCD_FILES = ROOT / "data" / "bccd"
 
 # Eight iterations of the smallest net, for tests in which the result does not matter.
 TINY = [
@@ -80,6 +81,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         missing["cifar10"] = f"CIFAR-10 is not in {CIFAR10_FILES}"
     if not MNIST_FILES.exists():
         missing["mnist"] = f"MNIST is not in {MNIST_FILES}"
+    if not BCCD_FILES.exists():
+        missing["bccd"] = f"BCCD is not in {BCCD_FILES}"
     if not torch.cuda.is_available():
         missing["gpu"] = "there is no GPU"
     for item in items:

@@ -55,8 +55,11 @@ class ObjectData(ImageDataModule):
         batch_size: Images per iteration over all processes; needed for training only.
         iterations: Length of the run; needed for training only.
         num_classes: Number of classes, as the net has outputs before they are replaced.
+        metric: What a detector reports: `coco`, or also VOC's average precision, by 11 points with
+            `voc07` and by all points with `voc`.
 
     Attributes:
+        category_ids: The number of each class in the dataset's own files.
         sizes: The number of images of `train`, before any are held out, and of `test`.
     """
 
@@ -74,9 +77,11 @@ class ObjectData(ImageDataModule):
         batch_size: int | None = None,
         iterations: int | None = None,
         num_classes: int | None = None,
+        metric: str = "coco",
     ) -> None:
         super().__init__(val_images, seed, batch_size, iterations)
-        self.classes, self.tasks = [*classes], [*tasks]
+        self.classes, self.tasks, self.metric = [*classes], [*tasks], metric
+        self.category_ids = [*range(1, len(self.classes) + 1)]
         self.min_size, self.max_size, self.flip = min_size, max_size, flip
         self.indices: dict[str, np.ndarray] = {}  # of each split, in what `read` takes
 
@@ -120,10 +125,15 @@ class ObjectData(ImageDataModule):
 
     def _statistics(self) -> tuple[Tensor, Tensor]:
         """Return the mean and the standard deviation of each channel, [3], in 0 to 255."""
-        positions = range(min(STATISTICS_IMAGES, self.train_images))
-        images = [self.example("train", i).image.flatten(1).double() for i in positions]
-        pixels = torch.cat(images, dim=1)
-        return pixels.mean(1).float(), pixels.std(1).float()
+        # How often each value occurs, as the images themselves may not fit into memory.
+        counts = torch.zeros(3, 256, dtype=torch.float64)
+        for position in range(min(STATISTICS_IMAGES, self.train_images)):
+            image = self.example("train", position).image
+            counts += torch.stack([channel.flatten().bincount(minlength=256) for channel in image])
+        values, pixels = torch.arange(256), counts.sum(1)
+        mean = counts @ values.double() / pixels
+        variance = (counts * (values - mean[:, None]) ** 2).sum(1) / (pixels - 1)
+        return mean.float(), variance.sqrt().float()
 
     @property
     def test_labels(self) -> np.ndarray:
@@ -141,7 +151,7 @@ class ObjectData(ImageDataModule):
             # Drawn for all processes, so that it does not depend on their number.
             flips = rng.random(len(indices)) < 0.5
             chosen = zip(indices[rank_slice].tolist(), flips[rank_slice], strict=True)
-            examples = [(self.example("train", index), flip) for index, flip in chosen]
+            examples = [(to_learn(self.example("train", index)), flip) for index, flip in chosen]
             return batched([mirror(e) if flip and self.flip else e for e, flip in examples])
 
         return self.training_stream(make_batch)
@@ -172,6 +182,14 @@ class ObjectEvalLoader:
 def batched(examples: Sequence[Example]) -> ObjectBatch:
     """Return the images and the targets of some examples; the images may differ in size."""
     return [e.image for e in examples], [e.target for e in examples]
+
+
+def to_learn(example: Example) -> Example:
+    """Return an image with the objects that a net learns from: not those with `iscrowd`."""
+    target = dict(example.target)
+    learned = target["iscrowd"] == 0
+    target |= {name: target[name][learned] for name in ("boxes", "labels", "iscrowd", "area")}
+    return Example(example.image, target)
 
 
 def mirror(example: Example) -> Example:

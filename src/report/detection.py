@@ -17,17 +17,21 @@ COLUMNS = {
     "AP medium": "test_ap_medium",
     "AP large": "test_ap_large",
 }
+VOC_COLUMNS = {"VOC AP": "test_voc_ap"}  # only where it is the metric of the data
 OF_CLASS = "ap of "  # before the name of a class, the column of its AP
+VOC_OF_CLASS = "voc_ap of "  # likewise of its VOC AP
 
 
 def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
     """Describe the results of detectors, a line for each group of seeds, with its column titles."""
+    has_voc = any("test_voc_ap" in row for rows in groups for row in rows)
+    measures = COLUMNS | (VOC_COLUMNS if has_voc else {})
     return [
         {
             "net": name,
             "layers": str(seeds[0]["depth"]),
             "parameters": f"{seeds[0]['parameters'] / 1e6:,.2f} M",
-            **{title: _sample(seeds, key) for title, key in COLUMNS.items()},
+            **{title: _sample(seeds, key) for title, key in measures.items()},
             "seeds": str(len(seeds)),
             "iterations": f"{seeds[0]['iterations']:,}",
             "seconds": f"{mean(seed['seconds'] for seed in seeds):,.0f}",
@@ -37,12 +41,14 @@ def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
 
 
 def class_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
-    """Return AP of each class, a line for each group of seeds."""
+    """Return AP of each class, or VOC AP if the data have it, a line for each group of seeds."""
     columns = dict.fromkeys(key for rows in groups for row in rows for key in row)
-    classes = [key for key in columns if key.startswith(OF_CLASS)]
+    has_voc = any(key.startswith(VOC_OF_CLASS) for key in columns)
+    prefix, measure = (VOC_OF_CLASS, "VOC AP") if has_voc else (OF_CLASS, "AP")
+    classes = [key for key in columns if key.startswith(prefix)]
     return [
-        {"AP of the classes": name}
-        | {key.removeprefix(OF_CLASS): _sample(seeds, key) for key in classes}
+        {f"{measure} of the classes": name}
+        | {key.removeprefix(prefix): _sample(seeds, key) for key in classes}
         for name, seeds in zip(group_names(groups), groups, strict=True)
     ]
 

@@ -236,7 +236,11 @@ def _summary_row(path: Path, summary: Row) -> Row:
     # A text, as a cell of a CSV file holds no dict.
     versions = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
     # A cell holds no dict either.
-    per_class = {f"ap of {k}": v for k, v in summary.pop("test_ap_per_class", {}).items()}
+    per_class = {
+        f"{measure} of {name}": value
+        for measure in ("ap", "voc_ap")
+        for name, value in summary.pop(f"test_{measure}_per_class", {}).items()
+    }
     row = {**summary, "versions": versions, "date": finished.date().isoformat()}
     return row | per_class
 

@@ -1,5 +1,6 @@
 """The identity of a run: its run key, the name of its directory, and the family of its net."""
 
+import hashlib
 import re
 from typing import Any
 
@@ -13,14 +14,15 @@ EXECUTION_KEYS = re.compile(
     r"|data\.(root|download|num_workers|num_classes)|logger.*|output_dir"
     r"|activation_checkpointing|checkpoint_seconds|compile|protocol|sweep\..*|choices\..*|n"
 )
+LONGEST_NAME = 200  # file systems allow 255 bytes, with the seed and what temporary files add
 
 
 def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
     """Return the flat keys of a config that can change a run's result."""
     flat = flatten(config)
     kept = {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
-    # data=images is whatever its directory holds; other data are the same wherever they are.
-    of_directory = flat.get("choices.data") == "images"
+    # These are whatever their directory holds; other data are the same wherever they are.
+    of_directory = flat.get("choices.data") in ("images", "voc", "coco")
     return kept | ({"data.root": flat["data.root"]} if of_directory else {})
 
 
@@ -74,7 +76,11 @@ def curve_name(key: dict[str, Any]) -> str:
             # bf16-mixed says what it is without the key's name; most other values do not.
             label = "" if name in ("task", "trainer.precision") else name.rpartition(".")[2]
             parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
-    return "-".join(parts)
+    name = "-".join(parts)
+    if len(name) <= LONGEST_NAME:
+        return name
+    # What is cut off still tells runs from each other.
+    return f"{name[:LONGEST_NAME]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def net_name(model: str, n: int | None) -> str:

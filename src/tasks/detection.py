@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any, Self
 
 import torch
@@ -16,6 +17,7 @@ from src.tasks.average_precision import COCO_METRICS, AveragePrecision, coco_ap,
 from src.tasks.base import Meter, Metrics, Schedule, Summary, Task
 from src.tasks.faster_rcnn import freeze_batch_norm, make_faster_rcnn
 from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
+from src.tasks.voc_ap import METRICS, voc_ap
 
 Result = tuple[int, dict[str, Tensor], dict[str, Tensor]]  # image id, detections, target
 
@@ -23,7 +25,7 @@ EXAMPLES = 8  # test images in the picture that a run keeps
 # How the metrics are printed.
 NAMES = dict(
     zip(COCO_METRICS, ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large"), strict=True)
-)
+) | {"voc_ap": "VOC AP"}
 SAMPLING = 3  # the use of the seed, next to those of src/data/sampler.py
 # Our names of the four losses, and torchvision's.
 LOSSES = {
@@ -69,15 +71,16 @@ class Detector(Task):
         schedule: Gives the learning rate of each iteration.
 
     Raises:
-        ValueError: The recipe is none for detection.
+        ValueError: The recipe is none for detection, or the metric of the data is unknown.
 
     Attributes:
         results: Image id, detections and target of each image evaluated last, in order.
         precision: What the last evaluation gave.
+        voc_precision: VOC's AP of each class by its label, if the data have that metric.
     """
 
     train_metrics = ("loss", *LOSSES)
-    eval_metrics = tuple(COCO_METRICS)
+    eval_metrics: Sequence[str] = tuple(COCO_METRICS)
 
     def __init__(
         self,
@@ -92,6 +95,11 @@ class Detector(Task):
         super().__init__(net, LossMeter(), optimizer, schedule)
         if "detector" not in recipe:
             raise ValueError("task=detection needs a recipe for it, such as recipe=scenes")
+        if data.metric not in ("coco", *METRICS):
+            raise ValueError(f"data.metric={data.metric} is not one of coco, {', '.join(METRICS)}")
+        self.metric = data.metric
+        if self.metric in METRICS:
+            self.eval_metrics = (*COCO_METRICS, "voc_ap")
         net.remove_classifier()  # type: ignore[operator]
         sizes = data.min_size, data.max_size
         self.detector = make_faster_rcnn(net, len(data.classes), recipe["detector"], *sizes)
@@ -101,6 +109,7 @@ class Detector(Task):
         self.classes, self.seed, self.frozen = data.classes, seed, frozen
         self.own_results: list[Result] = []
         self.results = self.own_results
+        self.voc_precision: dict[int, float] = {}
         self.train()
 
     precision: AveragePrecision
@@ -147,7 +156,11 @@ class Detector(Task):
         self.results, self.own_results = gathered(self.own_results), []
         _, detections, targets = zip(*self.results, strict=True)
         self.precision = coco_ap(detections, targets)
-        return self.precision.means
+        if self.metric not in METRICS:
+            return self.precision.means
+        self.voc_precision = voc_ap(detections, targets, self.metric)
+        aps = self.voc_precision.values()
+        return self.precision.means | ({"voc_ap": mean(aps)} if aps else {})
 
     def on_evaluated(self, metrics: Metrics) -> None:
         """Let the schedule take note of an evaluation during training."""
@@ -161,11 +174,14 @@ class Detector(Task):
     def summarize(self, row: Metrics) -> Summary:
         """Return the loss and the average precisions for summary.json."""
         aps = {f"test_{name}": row.get(f"test/{name}") for name in self.eval_metrics}
+        per_class = {"test_ap_per_class": self.by_class(self.precision.per_class)}
+        if self.metric in METRICS:
+            per_class["test_voc_ap_per_class"] = self.by_class(self.voc_precision)
         return {
             "train_loss": row["train/loss"],
             "val_ap": row.get("val/ap"),
             **aps,
-            "test_ap_per_class": self.by_class(self.precision.per_class),
+            **per_class,
         }
 
     def describe_training(self) -> str:
@@ -180,9 +196,11 @@ class Detector(Task):
     def describe_test(self, metrics: Metrics) -> str:
         """Return all average precisions, and those of the classes."""
         means = [f"{NAMES[name]} {value:.1f}" for name, value in metrics.items()]
-        per_class = self.by_class(self.precision.per_class)
+        # VOC's own number, where it is the metric of the data.
+        per_class = self.by_class(self.voc_precision or self.precision.per_class)
         classes = [f"{name} {ap:.1f}" for name, ap in per_class.items()]
-        return f"{', '.join(means)}; by class {', '.join(classes)}"
+        measure = "VOC AP" if self.voc_precision else "AP"
+        return f"{', '.join(means)}; {measure} by class: {', '.join(classes)}"
 
     def by_class(self, values: dict[int, Any]) -> dict[str, Any]:
         """Return values by the name of their class instead of its label."""
@@ -190,7 +208,7 @@ class Detector(Task):
 
     def write_artifacts(self, run_dir: RunDir, data: ObjectData) -> None:
         """Write the detections, some of them in a picture, and precision by recall."""
-        run_dir.write_json("detections", coco_detections(self.results))
+        run_dir.write_json("detections", coco_detections(self.results, data.category_ids))
         curves = self.by_class(self.precision.curves)
         write_csv(
             run_dir.path / "precision_recall.csv",
@@ -208,12 +226,17 @@ class Detector(Task):
         write_pictures(path, truth, found)
 
 
-def coco_detections(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Return detections in COCO's form, with boxes as x, y, width and height."""
+def coco_detections(results: Sequence[Result], category_ids: Sequence[int]) -> list[dict[str, Any]]:
+    """Return detections in COCO's form, with boxes as x, y, width and height.
+
+    Args:
+        results: Of each image.
+        category_ids: The numbers of label 1, 2, ... in the dataset's own files.
+    """
     return [
         {
             "image_id": image_id,
-            "category_id": int(label),
+            "category_id": category_ids[int(label) - 1],
             "bbox": [x1, y1, x2 - x1, y2 - y1],
             "score": score,
         }

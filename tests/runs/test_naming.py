@@ -29,6 +29,20 @@ def test_a_directory_is_named_by_what_differs_from_the_defaults(name, overrides,
     assert name(*overrides) == expected
 
 
+def test_a_name_too_long_for_a_file_is_cut_and_still_differs_from_others(name):
+    milestones = ",".join(f"0.{i}" for i in range(10, 99))
+    names = [
+        name(f"recipe.schedule.milestones=[{milestones},{last}]", f"seed={seed}")
+        for last, seed in ((0.991, 3), (0.991, 3), (0.992, 3), (0.991, 4))
+    ]
+    assert names[0] == names[1]
+    assert len({*names}) == 3
+    assert max(map(len, names)) < 230
+    assert names[0].startswith("resnet56-milestones0.1_0.11_")
+    # Seeds of one net have names that differ in the seed alone.
+    assert names[0].removesuffix("-s3") == names[3].removesuffix("-s4")
+
+
 @pytest.mark.parametrize(
     "override",
     [

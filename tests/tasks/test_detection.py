@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from annotated_files import write_coco, write_voc
 from conftest import KillBefore, Killed
 from hydra.utils import instantiate
 from ranks import run_on_ranks, train_and_capture
@@ -15,6 +16,7 @@ from run_comparison import assert_same_run, load_checkpoint
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from src import train
 from src.evaluation.evaluator import run_config
 from src.evaluation.task_evaluator import evaluate_task, load_task
 from src.export import export
@@ -256,6 +258,42 @@ def test_a_finished_run_has_results_detections_and_a_picture(detect):
         assert found["category_id"] in range(1, 11)
 
 
+def test_data_with_the_metric_of_voc_have_its_average_precision_next_to_that_of_coco(detect):
+    run_dir = detect("data.metric=voc")
+    summary = run_dir.summary
+    per_class = summary["test_voc_ap_per_class"]
+    assert {*per_class} == {*summary["test_ap_per_class"]}
+    assert summary["test_voc_ap"] == pytest.approx(np.mean([*per_class.values()]))
+    assert run_dir.rows()[-1]["test/voc_ap"] == summary["test_voc_ap"]
+    assert "test_voc_ap" not in detect().summary
+
+
+@pytest.mark.parametrize("data", ["voc", "coco"])
+def test_one_command_trains_a_detector_on_boxes_of_ones_own(find, tmp_path, data):
+    own = [f"data={data}", f"data.root={tmp_path}/pets"]
+    if data == "voc":
+        images = {name: [("cat", 10, 10, 40, 40, 0), ("dog", 30, 5, 60, 30, 1)] for name in "abc"}
+        write_voc(tmp_path / "pets", images, {"trainval": "abc", "test": "ab"})
+        own += ["data.classes=[cat,dog]", "data.train=[trainval]", "data.test=[test]"]
+    else:
+        entry = {"bbox": [10, 10, 30, 30], "category_id": 70}
+        for split in ("train2017", "val2017"):
+            write_coco(tmp_path / "pets", split, {5: [entry], 6: []}, {17: "cat", 70: "dog"})
+    recipe = [option for option in DETECTION if option.startswith("recipe.")]
+    sizes = ["recipe=bccd", "data.min_size=40", "data.max_size=60", "recipe.detector.min_score=0.0"]
+    options = ["task=detection", "n=1", *own, *sizes, *recipe, "trainer.precision=32-true"]
+    run_dir = find(*options)
+    train.run(run_dir)
+    assert run_dir.summary["test_ap"] >= 0
+    assert ("test_voc_ap" in run_dir.summary) == (data == "voc")
+    assert (run_dir.path / "examples.png").exists()
+    detections = json.loads((run_dir.path / "detections.json").read_text())
+    ids = {entry["category_id"] for entry in detections}
+    assert ids
+    assert ids <= ({1, 2} if data == "voc" else {17, 70})
+    assert {entry["image_id"] for entry in detections} <= {0, 1, 5, 6}
+
+
 def test_the_detections_of_a_run_are_those_of_its_checkpoint(detect, capsys):
     run_dir = detect()
     kept = json.loads((run_dir.path / "detections.json").read_text())
@@ -288,10 +326,11 @@ def evaluate_share(path, world_size):
 
 @pytest.mark.slow
 def test_average_precision_is_the_same_from_1_2_and_3_processes(detect, capsys):
-    run_dir = detect("recipe.iterations=40", "recipe.eval_every=40")
+    run_dir = detect("recipe.iterations=40", "recipe.eval_every=40", "data.metric=voc")
     capsys.readouterr()
     evaluate_task(run_dir, EVALUATION, show=0)
     expected = capsys.readouterr().out
+    assert "VOC AP by class" in expected
     for world_size in (2, 3):  # of 5 images
         outputs = run_on_ranks(world_size, evaluate_share, run_dir.path, world_size)
         assert outputs == [expected, *[""] * (world_size - 1)]
@@ -319,6 +358,7 @@ def test_two_processes_share_each_batch(find, tmp_path):
         (["trainer.precision=bf16-true"], "boxes must be float32"),
         (["recipe.precise_bn_batches=2"], "needs recipe.precise_bn_batches=0"),
         (["model=vgg11", "recipe.detector.region_size=8"], "set recipe.detector.region_size=null"),
+        (["data.metric=AP"], "data.metric=AP is not one of coco, voc07, voc"),
         (["weights=nowhere.pt"], "there is no file nowhere.pt"),
     ],
 )

@@ -67,6 +67,22 @@ def test_the_table_has_means_over_the_seeds_and_no_number_for_sizes_without_obje
     assert residual[1:] == ["60.50 ± 0.71", "40.50 ± 0.71"]
 
 
+def test_data_with_the_metric_of_voc_have_it_in_both_tables(tmp_path):
+    for seed in (0, 1):
+        path = write_detector(tmp_path, "resnet", seed, 60.0)
+        summary = json.loads((path / "summary.json").read_text())
+        summary |= {"test_voc_ap": 70.0 + seed, "test_voc_ap_per_class": {"cat": 75.0, "dog": 65.0}}
+        (path / "summary.json").write_text(json.dumps(summary))
+    rows = [run.row for run in read_runs([tmp_path])[0]]
+    write_csv(tmp_path / "rows.csv", rows)
+    means, classes = detection_table(read_csv(tmp_path / "rows.csv")).split("\n\n")
+    head, _, residual = cells(means)
+    assert residual[head.index("VOC AP")] == "70.50 ± 0.71"
+    assert residual[head.index("AP")] == "60.00 ± 0.00"
+    assert cells(classes)[0] == ["VOC AP of the classes", "cat", "dog"]
+    assert cells(classes)[2][1:] == ["75.00 ± 0.00", "65.00 ± 0.00"]
+
+
 def test_a_table_from_a_csv_file_equals_that_of_the_runs(detectors, tmp_path):
     rows = [run.row for run in detectors]
     write_csv(tmp_path / "rows.csv", rows)
