@@ -126,7 +126,7 @@ class VGG(nn.Module):
         return self.classifier(regions.flatten(1))
 
     def remove_classifier(self) -> None:
-        """Remove the last fc layer, in whose place a detector has layers of its own."""
+        """Remove the last fc layer, in whose place a detector or segmenter has its own."""
         self.classifier[-1] = nn.Identity()
 
     @property
