@@ -42,6 +42,7 @@ BY_DEPTH = {
 REQUIRED = {
     "classification": ("macs", *BY_DEPTH),
     "detection": ("test_ap", "test_ap50", "images_per_second"),
+    "segmentation": ("test_iou", "test_accuracy", "images_per_second"),
 }
 
 
@@ -236,7 +237,11 @@ def _summary_row(path: Path, summary: Row) -> Row:
     # A text, as a cell of a CSV file holds no dict.
     versions = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
     # A cell holds no dict either.
-    per_class = {f"ap of {k}": v for k, v in summary.pop("test_ap_per_class", {}).items()}
+    per_class = {
+        f"{metric} of {name}": value
+        for metric in ("ap", "iou")
+        for name, value in summary.pop(f"test_{metric}_per_class", {}).items()
+    }
     row = {**summary, "versions": versions, "date": finished.date().isoformat()}
     return row | per_class
 
