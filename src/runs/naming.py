@@ -7,10 +7,10 @@ from src.runs.config_files import flatten, with_present_names, without_implied_t
 
 # Where, how fast and in how much memory a run is executed is not part of its identity; precision
 # is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
-# `data` and `recipe`. How many classes there are follows from the data.
+# `data` and `recipe`. How many classes there are follows from the data, and so do their tasks.
 EXECUTION_KEYS = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)"
-    r"|data\.(root|download|num_workers|num_classes)|logger.*|output_dir"
+    r"|data\.(root|download|num_workers|num_classes|tasks|source)|logger.*|output_dir"
     r"|activation_checkpointing|checkpoint_seconds|compile|protocol|sweep\..*|choices\..*|n"
 )
 
@@ -19,8 +19,8 @@ def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
     """Return the flat keys of a config that can change a run's result."""
     flat = flatten(config)
     kept = {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
-    # data=images is whatever its directory holds; other data are the same wherever they are.
-    of_directory = flat.get("choices.data") == "images"
+    # These are whatever their directory holds; other data are the same wherever they are.
+    of_directory = flat.get("choices.data") in ("images", "nuclei")
     return kept | ({"data.root": flat["data.root"]} if of_directory else {})
 
 

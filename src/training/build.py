@@ -84,7 +84,8 @@ def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
     task, recipe = config["choices"]["task"], config["recipe"]
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise ValueError(
-            f"task={task} needs trainer.precision=32-true or bf16-mixed: boxes must be float32"
+            f"task={task} needs trainer.precision=32-true or bf16-mixed: "
+            "losses and boxes must be float32"
         )
     for key, usual in (("precise_bn_batches", "0"), ("batch_norm_images", "null")):
         if recipe[key]:  # written for images of one size, not for the regions of several
