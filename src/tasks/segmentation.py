@@ -169,7 +169,9 @@ def pixel_loss(scores: Tensor, masks: Tensor) -> Tensor:
         scores: float32 [N, classes, H, W].
         masks: int64 [N, H, W].
     """
-    total = F.cross_entropy(scores, masks, ignore_index=IGNORED, reduction="sum")
+    # As a list of pixels: CUDA has no deterministic loss of maps.
+    pixels, classes = scores.movedim(1, -1).flatten(0, 2), masks.flatten()
+    total = F.cross_entropy(pixels, classes, ignore_index=IGNORED, reduction="sum")
     # The mean of no pixels would be NaN.
     return total / (masks != IGNORED).sum().clamp(min=1)
 
