@@ -150,8 +150,12 @@ class ResidualNet(nn.Module):
         names = self.stages if stages is None else stages
         return [block for name in names for block in self.get_submodule(name).children()]
 
-    def remove_classifier(self) -> None:
-        """Remove the fc layer, in whose place a detector or segmenter has layers of its own."""
+    def remove_classifier(self, regions: bool = True) -> None:
+        """Remove the fc layer, in whose place a detector or segmenter has layers of its own.
+
+        Args:
+            regions: Whether `region_features` is needed, which has no layers of its own here.
+        """
         self.fc = nn.Identity()
 
     def compile(self, **options: object) -> None:

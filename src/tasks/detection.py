@@ -53,6 +53,7 @@ class Detector(ObjectTask):
         precision: What the last evaluation gave.
     """
 
+    uses_regions = True
     train_metrics = ("loss", *LOSSES)
     eval_metrics = tuple(COCO_METRICS)
 

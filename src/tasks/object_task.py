@@ -45,7 +45,12 @@ class ObjectTask(Task):
             needs trained weights: a net from scratch diverges with it.
         optimizer: Makes an optimizer from parameters and a first learning rate.
         schedule: Gives the learning rate of each iteration.
+
+    Attributes:
+        uses_regions: Whether the task needs the net's `region_features`.
     """
+
+    uses_regions: bool
 
     mean: Tensor  # of each channel in 0 to 255, [3, 1, 1]
     std: Tensor
@@ -60,7 +65,7 @@ class ObjectTask(Task):
         schedule: Schedule | None,
     ) -> None:
         super().__init__(net, LossMeter(len(self.train_metrics)), optimizer, schedule)
-        net.remove_classifier()  # type: ignore[operator]
+        net.remove_classifier(self.uses_regions)  # type: ignore[operator]
         assert data.std is not None
         self.register_buffer("mean", data.mean[:, None, None])
         self.register_buffer("std", data.std[:, None, None])

@@ -40,6 +40,7 @@ class Segmenter(ObjectTask):
             the masks nor predicted.
     """
 
+    uses_regions = False
     train_metrics = ("loss",)
     eval_metrics = ("iou", "accuracy")
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.runs.naming import differences, family, net_name, run_key
+from src.runs.naming import differences, family, identity_keys, net_name, run_key
 
 
 @pytest.fixture
@@ -40,6 +40,11 @@ def test_a_directory_is_named_by_what_differs_from_the_defaults(name, overrides,
 )
 def test_where_and_how_fast_a_run_is_executed_is_not_part_of_its_name(name, override):
     assert name(override) == "resnet56-s0"
+
+
+def test_which_tasks_data_serve_is_not_part_of_a_run_key():
+    config = {"data": {"size": 64, "tasks": ["detection"], "source": "here"}}
+    assert identity_keys(config) == {"data.size": 64}
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,9 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from src.evaluation.task_evaluator import evaluate_task
 from src.export import export
 from src.models.resnet import resnet
+from src.models.vgg import VGG
 from src.runs.run_dir import RunDir
-from src.tasks.segmentation import class_ious, padded_batch, pixel_loss
+from src.tasks.segmentation import Segmenter, class_ious, padded_batch, pixel_loss
 from src.training.build import build
 from src.training.trainer import make_trainer
 
@@ -184,6 +185,16 @@ def test_every_pixel_has_a_score_for_each_class(segmenter, dilate):
         assert module.predicted(data.example("test", 0).image).shape == (64, 64)
 
 
+def test_every_parameter_of_a_vgg_net_learns(segmenter):
+    """The fc layers, which no map needs, are gone: several processes would wait for them."""
+    _, data = segmenter()
+    net = VGG([[3]] * 5, [4, 4, 4, 4, 8], 16, True, 0.5, 10, "he_fan_in")
+    module = Segmenter(net, data, {}, seed=0)
+    module.trainer = SimpleNamespace(global_rank=0)
+    module.training_step(first_batch(data), 0).backward()
+    assert all(parameter.grad is not None for parameter in module.learned_parameters())
+
+
 def test_the_net_may_be_computed_in_bf16_but_not_the_loss(segmenter):
     module, data = segmenter()
     seen = []
@@ -304,7 +315,7 @@ def test_what_segmentation_cannot_do_is_an_error_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_backbone_is_exported(segment, tmp_path):
+def test_the_backbone_is_exported_and_another_segmenter_starts_from_it(segment, tmp_path):
     run_dir, file = segment(), tmp_path / "backbone.safetensors"
     export(run_dir.path, file)
     trained = load_checkpoint(run_dir)["state_dict"]
@@ -312,3 +323,5 @@ def test_the_backbone_is_exported(segment, tmp_path):
     assert {f"net.{name}" for name in exported} == {n for n in trained if n.startswith("net.")}
     assert all(torch.equal(trained[f"net.{name}"], exported[name]) for name in exported)
     assert "test mean IoU" in file.with_suffix(".md").read_text()
+    started = load_checkpoint(segment(f"weights={file}", "recipe.schedule.lr=0.0"))["state_dict"]
+    assert all(torch.equal(started[f"net.{name}"], exported[name]) for name in exported)
