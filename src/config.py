@@ -104,8 +104,8 @@ def _check_task(values: dict[str, Any], choices: dict[str, str]) -> None:
         )
     if values.get("weights") and task == "classification" and "recipe" in values:
         raise ValueError(
-            "weights= is what task=detection starts from: to evaluate weights, python -m "
-            "src.evaluate weights=FILE"
+            "weights= is what task=detection and task=segmentation start from: to evaluate "
+            "weights, python -m src.evaluate weights=FILE"
         )
 
 

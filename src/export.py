@@ -95,7 +95,7 @@ def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metada
 def load_backbone_of(
     run_dir: RunDir, metadata: Metadata
 ) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
-    """Load the net of a detector without the detector's own layers, as `load_run` does."""
+    """Load the net of a detector or segmenter without their own layers, as `load_run` does."""
     from src.evaluation.task_evaluator import load_task
 
     module, data = load_task(run_dir)
@@ -145,12 +145,15 @@ def results(metadata: Metadata, summary: dict[str, Any]) -> dict[str, str]:
         f"the final weights on the complete test set of {metadata['data']}, computed in "
         f"{summary.get('eval_precision', summary['precision'])}"
     )
+    contents = (
+        "the net without its classifier and without the layers of its task: `weights=` of "
+        "`task=detection` and `task=segmentation` starts from it"
+    )
     if "test_ap" in summary:
-        return {
-            "test AP": f"{summary['test_ap']:.1f} (AP50 {summary['test_ap50']:.1f}), {tested}",
-            "contents": "the net of the detector, without its classifier or the detector's layers: "
-            "`weights=` of `task=detection` starts from it",
-        }
+        aps = f"{summary['test_ap']:.1f} (AP50 {summary['test_ap50']:.1f})"
+        return {"test AP": f"{aps}, {tested}", "contents": contents}
+    if "test_iou" in summary:
+        return {"test mean IoU": f"{summary['test_iou']:.1f}, {tested}", "contents": contents}
     return {
         "test error": f"{summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
         f"{tested}",

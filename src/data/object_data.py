@@ -20,6 +20,7 @@ from src.data.sampler import (
 )
 
 EVAL_BATCH = 8  # images of a process
+IGNORED = 255  # in a mask: a pixel that counts for no class, as in PASCAL VOC
 STATISTICS_IMAGES = 200  # training images whose mean and standard deviation normalize all
 
 
@@ -31,7 +32,8 @@ class Example(NamedTuple):
         target: `image_id`, int64 []; `boxes`, float32 [K, 4], as x1, y1, x2, y2 in pixels from the
             image's upper left corner, with x1 < x2 and y1 < y2; `labels`, int64 [K], from 1 on;
             `iscrowd`, int64 [K], 1 for what counts neither as found nor as missed; `area`, float32
-            [K], in pixels; and for segmentation `mask`, uint8 [H, W], 0 for background.
+            [K], in pixels; and for segmentation `mask`, uint8 [H, W], 0 for background and
+            `IGNORED` for no class.
     """
 
     image: Tensor
@@ -57,6 +59,8 @@ class ObjectData(ImageDataModule):
         num_classes: Number of classes, as the net has outputs before they are replaced.
         metric: What a detector reports: `coco`, or also VOC's average precision, by 11 points with
             `voc07` and by all points with `voc`.
+        crop: Side length of a random square of each training image to train on, with its mask and
+            without boxes; 0 trains on complete images.
 
     Attributes:
         category_ids: The number of each class in the dataset's own files.
@@ -78,9 +82,11 @@ class ObjectData(ImageDataModule):
         iterations: int | None = None,
         num_classes: int | None = None,
         metric: str = "coco",
+        crop: int = 0,
     ) -> None:
         super().__init__(val_images, seed, batch_size, iterations)
-        self.classes, self.tasks, self.metric = [*classes], [*tasks], metric
+        self.metric, self.crop = metric, crop
+        self.classes, self.tasks = [*classes], [*tasks]
         self.category_ids = [*range(1, len(self.classes) + 1)]
         self.min_size, self.max_size, self.flip = min_size, max_size, flip
         self.indices: dict[str, np.ndarray] = {}  # of each split, in what `read` takes
@@ -149,10 +155,15 @@ class ObjectData(ImageDataModule):
 
         def make_batch(indices: Tensor, rng: np.random.Generator, rank_slice: slice) -> ObjectBatch:
             # Drawn for all processes, so that it does not depend on their number.
-            flips = rng.random(len(indices)) < 0.5
-            chosen = zip(indices[rank_slice].tolist(), flips[rank_slice], strict=True)
-            examples = [(to_learn(self.example("train", index)), flip) for index, flip in chosen]
-            return batched([mirror(e) if flip and self.flip else e for e, flip in examples])
+            flips, corners = rng.random(len(indices)) < 0.5, rng.random((len(indices), 2))
+            draws = indices[rank_slice].tolist(), flips[rank_slice], corners[rank_slice]
+            examples = []
+            for index, flip, corner in zip(*draws, strict=True):
+                example = to_learn(self.example("train", index))
+                if self.crop:
+                    example = cropped(example, self.crop, corner)
+                examples.append(mirror(example) if flip and self.flip else example)
+            return batched(examples)
 
         return self.training_stream(make_batch)
 
@@ -201,6 +212,21 @@ def mirror(example: Example) -> Example:
     if "mask" in target:
         mirrored["mask"] = target["mask"].flip(-1)
     return Example(image.flip(-1), target | mirrored)
+
+
+def cropped(example: Example, side: int, corner: np.ndarray) -> Example:
+    """Return a square of an image with its mask; of a side that is shorter all.
+
+    Args:
+        example: An image with a mask and without boxes.
+        side: Side length of the square.
+        corner: Its upper left corner, as fractions in [0, 1) of the possible rows and columns.
+    """
+    image, target = example
+    sizes = image.shape[1:]
+    starts = [int(at * max(1, n - side + 1)) for at, n in zip(corner, sizes, strict=True)]
+    rows, columns = (slice(start, start + side) for start in starts)
+    return Example(image[:, rows, columns], target | {"mask": target["mask"][rows, columns]})
 
 
 def make_target(

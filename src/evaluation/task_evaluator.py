@@ -1,4 +1,4 @@
-"""Evaluate a run of detection on the complete test set of its data."""
+"""Evaluate a run of detection or segmentation on the complete test set of its data."""
 
 from pathlib import Path
 from typing import Any

@@ -5,6 +5,7 @@ only by a gate in place of the addition: the "exclusive gating" of He et al. 201
 in Deep Residual Networks, Sec. 3.1).
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -51,7 +52,13 @@ class HighwayBlock(PlainBlock):
 
 
 def highway(
-    n: int, shortcut: str, transform_bias: float, num_classes: int, init: str, norm: str = "batch"
+    n: int,
+    shortcut: str,
+    transform_bias: float,
+    num_classes: int,
+    init: str,
+    norm: str = "batch",
+    dilate: Sequence[bool] = (),
 ) -> ResidualNet:
     """Make the highway net of 6n+2 layers for 32x32 images, `resnet(n, shortcut, ...)` with gates.
 
@@ -63,6 +70,7 @@ def highway(
         num_classes: Number of class scores.
         init: Initialization of the convolutions, those of the gates too; see `initialize`.
         norm: `batch`, `none` or `group`, see `make_norm`.
+        dilate: For each of the three stages, whether to dilate instead of striding.
 
     Raises:
         ValueError: `n` is not 1, 2, 3, ..., `shortcut` not A, B or C, or the bias above 0.
@@ -73,7 +81,8 @@ def highway(
             f"transform_bias={transform_bias} must be 0 or less: "
             "the blocks of a highway net start near their shortcuts"
         )
-    net = cifar_net(partial(HighwayBlock, shortcut=shortcut), n, num_classes, init, norm)
+    make_block = partial(HighwayBlock, shortcut=shortcut)
+    net = cifar_net(make_block, n, num_classes, init, norm, dilate)
     # Here, because the initialization of the convolutions sets their biases.
     for block in net.blocks():
         nn.init.constant_(block.get_parameter("downsample.gate.bias"), transform_bias)

@@ -6,6 +6,7 @@ The ends of the net are special (Appendix of that paper): the first activation d
 first convolution, before the first shortcut, and one more follows the last addition.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -76,19 +77,29 @@ class PreActBottleneck(nn.Module):
 
 
 def preact_resnet(
-    n: int, shortcut: str, num_classes: int, init: str, norm: str = "batch"
+    n: int,
+    shortcut: str,
+    num_classes: int,
+    init: str,
+    norm: str = "batch",
+    dilate: Sequence[bool] = (),
 ) -> ResidualNet:
     """Make the pre-activation net of 6n+2 layers, with basic blocks and shortcuts A, B or C."""
     make_block = partial(PreActBlock, shortcut=shortcut)
-    return _activate_ends(cifar_net(make_block, n, num_classes, init, norm), norm)
+    return _activate_ends(cifar_net(make_block, n, num_classes, init, norm, dilate), norm)
 
 
 def preact_resnet_bottleneck(
-    n: int, shortcut: str, num_classes: int, init: str, norm: str = "batch"
+    n: int,
+    shortcut: str,
+    num_classes: int,
+    init: str,
+    norm: str = "batch",
+    dilate: Sequence[bool] = (),
 ) -> ResidualNet:
     """Make the pre-activation net of 9n+2 layers with bottlenecks: 164 and 1001 in Table 4."""
     make_block = partial(PreActBottleneck, shortcut=shortcut)
-    net = cifar_net(make_block, n, num_classes, init, norm, layers_per_n=9)
+    net = cifar_net(make_block, n, num_classes, init, norm, dilate, layers_per_n=9)
     return _activate_ends(net, norm)
 
 

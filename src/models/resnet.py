@@ -150,8 +150,12 @@ class ResidualNet(nn.Module):
         names = self.stages if stages is None else stages
         return [block for name in names for block in self.get_submodule(name).children()]
 
-    def remove_classifier(self) -> None:
-        """Remove the fc layer, in whose place a detector or segmenter has layers of its own."""
+    def remove_classifier(self, regions: bool = True) -> None:
+        """Remove the fc layer, in whose place a detector or segmenter has layers of its own.
+
+        Args:
+            regions: Whether `region_features` is needed, which has no layers of its own here.
+        """
         self.fc = nn.Identity()
 
     def compile(self, **options: object) -> None:
@@ -174,12 +178,13 @@ def cifar_net(
     num_classes: int,
     init: str,
     norm: str,
+    dilate: Sequence[bool] = (),
     layers_per_n: int = 6,
 ) -> ResidualNet:
     """Make a net of three stages of n blocks for 32x32 images (Sec. 4.2).
 
     Its depth is 6n+2 with basic blocks (two layers each, `layers_per_n` = 6) and 9n+2 with
-    bottlenecks (three layers each, `layers_per_n` = 9).
+    bottlenecks (three layers each, `layers_per_n` = 9). `dilate` is as in `ResidualNet`.
 
     Raises:
         ValueError: `n` is not 1, 2, 3, ...
@@ -191,7 +196,10 @@ def cifar_net(
             f"n={n} does not give a depth of {layers_per_n}n+2; "
             f"the nearest nets are {' and '.join(nearest)}"
         )
-    return ResidualNet(make_block, CIFAR_WIDTHS, [int(n)] * 3, num_classes, init, norm=norm)
+    blocks = [int(n)] * 3
+    return ResidualNet(
+        make_block, CIFAR_WIDTHS, blocks, num_classes, init, dilate=dilate, norm=norm
+    )
 
 
 def imagenet_net(
@@ -207,23 +215,35 @@ def imagenet_net(
     return ResidualNet(make_block, IMAGENET_WIDTHS, blocks, num_classes, init, True, dilate, norm)
 
 
-def plain(n: int, num_classes: int, init: str, norm: str = "batch") -> ResidualNet:
+def plain(
+    n: int, num_classes: int, init: str, norm: str = "batch", dilate: Sequence[bool] = ()
+) -> ResidualNet:
     """Make the plain net of 6n+2 layers for 32x32 images (Sec. 4.2)."""
-    return cifar_net(PlainBlock, n, num_classes, init, norm)
+    return cifar_net(PlainBlock, n, num_classes, init, norm, dilate)
 
 
-def resnet(n: int, shortcut: str, num_classes: int, init: str, norm: str = "batch") -> ResidualNet:
+def resnet(
+    n: int,
+    shortcut: str,
+    num_classes: int,
+    init: str,
+    norm: str = "batch",
+    dilate: Sequence[bool] = (),
+) -> ResidualNet:
     """Make the residual net of 6n+2 layers for 32x32 images (Sec. 4.2)."""
-    return cifar_net(partial(BasicBlock, shortcut=shortcut), n, num_classes, init, norm)
+    make_block = partial(BasicBlock, shortcut=shortcut)
+    return cifar_net(make_block, n, num_classes, init, norm, dilate)
 
 
-def plain_imagenet(depth: int, num_classes: int, init: str, norm: str = "batch") -> ResidualNet:
+def plain_imagenet(
+    depth: int, num_classes: int, init: str, norm: str = "batch", dilate: Sequence[bool] = ()
+) -> ResidualNet:
     """Make the plain net of 18 or 34 layers for 224x224 images (Sec. 4.1)."""
     if depth not in (18, 34):
         raise ValueError(
             f"there is no plain net of {depth} layers for ImageNet: the paper has 18 and 34"
         )
-    return imagenet_net(PlainBlock, depth, num_classes, init, norm)
+    return imagenet_net(PlainBlock, depth, num_classes, init, norm, dilate)
 
 
 def resnet_imagenet(

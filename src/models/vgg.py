@@ -125,9 +125,17 @@ class VGG(nn.Module):
         """
         return self.classifier(regions.flatten(1))
 
-    def remove_classifier(self) -> None:
-        """Remove the last fc layer, in whose place a detector has layers of its own."""
-        self.classifier[-1] = nn.Identity()
+    def remove_classifier(self, regions: bool = True) -> None:
+        """Remove the last fc layer, in whose place a detector has layers of its own.
+
+        Args:
+            regions: Whether `region_features` is needed. Otherwise, as by a segmenter, all fc
+                layers are removed.
+        """
+        if regions:
+            self.classifier[-1] = nn.Identity()
+        else:
+            self.classifier = nn.Sequential()
 
     @property
     def depth(self) -> int:

@@ -129,18 +129,19 @@ def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:
     net.load_state_dict(state, strict=False)  # checked above, with a better message
 
 
-def load_backbone(net: Any, state: dict[str, Tensor]) -> None:
+def load_backbone(net: Any, state: dict[str, Tensor], regions: bool) -> None:
     """Load weights into a net whose classifier is removed, whatever classes they are of.
 
     Args:
         net: A net that has its classifier still, which is then removed.
         state: A state dict with or without a classifier.
+        regions: Whether the net keeps the layers of its `region_features`.
 
     Raises:
         ValueError: As for `load_weights`.
     """
     with_classifier = net.state_dict().keys()
-    net.remove_classifier()
+    net.remove_classifier(regions)
     of_classifier = with_classifier - net.state_dict().keys()
     load_weights(net, {key: value for key, value in state.items() if key not in of_classifier})
 

@@ -1,37 +1,76 @@
-"""Results of detectors: tables of average precision, over all classes and of each."""
+"""Results of detectors and segmenters: tables of their metrics, over all classes and of each."""
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import NamedTuple
 
 from src.report.comparison import group_names, group_seeds
 from src.report.confidence import Sample
-from src.report.differences import seed_statistics
+from src.report.differences import Measures, seed_statistics
 from src.tables import Row, markdown_table
 
-MEASURES = (("AP50", "test_ap50"), ("AP", "test_ap"))
-COLUMNS = {
-    "AP": "test_ap",
-    "AP50": "test_ap50",
-    "AP75": "test_ap75",
-    "AP small": "test_ap_small",
-    "AP medium": "test_ap_medium",
-    "AP large": "test_ap_large",
+
+class TaskMetrics(NamedTuple):
+    """The metrics of a task.
+
+    Attributes:
+        columns: Keys of a row by the title of their column.
+        compared: Those that nets are compared by.
+        of_class: What stands before the name of a class in a row.
+        per_class: What of each class is in the table.
+    """
+
+    columns: dict[str, str]
+    compared: Measures
+    of_class: str
+    per_class: str
+
+
+METRICS = {
+    "detection": TaskMetrics(
+        {
+            "AP": "test_ap",
+            "AP50": "test_ap50",
+            "AP75": "test_ap75",
+            "AP small": "test_ap_small",
+            "AP medium": "test_ap_medium",
+            "AP large": "test_ap_large",
+        },
+        (("AP50", "test_ap50"), ("AP", "test_ap")),
+        "ap of ",
+        "AP",
+    ),
+    "segmentation": TaskMetrics(
+        {"mean IoU": "test_iou", "pixel accuracy": "test_accuracy"},
+        (("pixel accuracy", "test_accuracy"), ("mean IoU", "test_iou")),
+        "iou of ",
+        "IoU",
+    ),
 }
-VOC_COLUMNS = {"VOC AP": "test_voc_ap"}  # only where it is the metric of the data
-OF_CLASS = "ap of "  # before the name of a class, the column of its AP
-VOC_OF_CLASS = "voc_ap of "  # likewise of its VOC AP
+# Of detectors where VOC's average precision is the metric of the data.
+VOC_METRICS = METRICS["detection"]._replace(
+    columns=METRICS["detection"].columns | {"VOC AP": "test_voc_ap"},
+    of_class="voc_ap of ",
+    per_class="VOC AP",
+)
+
+
+def metrics(rows: Sequence[Row]) -> TaskMetrics:
+    """Return the metrics of rows of one task."""
+    if any("test_voc_ap" in row for row in rows):
+        return VOC_METRICS
+    # Of no rows any will do.
+    return METRICS[rows[0]["task"] if rows else "detection"]
 
 
 def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
-    """Describe the results of detectors, a line for each group of seeds, with its column titles."""
-    has_voc = any("test_voc_ap" in row for rows in groups for row in rows)
-    measures = COLUMNS | (VOC_COLUMNS if has_voc else {})
+    """Describe the results of one task, a line for each group of seeds, with its column titles."""
     return [
         {
             "net": name,
             "layers": str(seeds[0]["depth"]),
             "parameters": f"{seeds[0]['parameters'] / 1e6:,.2f} M",
-            **{title: _sample(seeds, key) for title, key in measures.items()},
+            **{title: _sample(seeds, key) for title, key in metrics(seeds).columns.items()},
             "seeds": str(len(seeds)),
             "iterations": f"{seeds[0]['iterations']:,}",
             "seconds": f"{mean(seed['seconds'] for seed in seeds):,.0f}",
@@ -41,14 +80,13 @@ def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
 
 
 def class_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
-    """Return AP of each class, or VOC AP if the data have it, a line for each group of seeds."""
+    """Return the metric of each class, a line for each group of seeds."""
+    of_task = metrics([row for rows in groups for row in rows])
     columns = dict.fromkeys(key for rows in groups for row in rows for key in row)
-    has_voc = any(key.startswith(VOC_OF_CLASS) for key in columns)
-    prefix, measure = (VOC_OF_CLASS, "VOC AP") if has_voc else (OF_CLASS, "AP")
-    classes = [key for key in columns if key.startswith(prefix)]
+    classes = [key for key in columns if key.startswith(of_task.of_class)]
     return [
-        {f"{measure} of the classes": name}
-        | {key.removeprefix(prefix): _sample(seeds, key) for key in classes}
+        {f"{of_task.per_class} of the classes": name}
+        | {key.removeprefix(of_task.of_class): _sample(seeds, key) for key in classes}
         for name, seeds in zip(group_names(groups), groups, strict=True)
     ]
 
@@ -62,7 +100,7 @@ def _sample(seeds: Sequence[Row], key: str) -> str:
 
 
 def detection_table(rows: Sequence[Row]) -> str:
-    """Lay out the results of detectors on one data set in Markdown: over all classes, and by class.
+    """Lay out the results of a task on one data set in Markdown: over all classes, and by class.
 
     Args:
         rows: A row for each run, as in `Run.row` or from a CSV file.
@@ -76,7 +114,7 @@ def detection_table(rows: Sequence[Row]) -> str:
 
 def detection_facts(rows: Sequence[Row]) -> list[str]:
     """Say what several seeds show, with 95% intervals."""
-    return seed_statistics(rows, MEASURES)
+    return seed_statistics(rows, metrics(rows).compared)
 
 
 def detection_list(rows: Sequence[Row]) -> str:

@@ -23,7 +23,11 @@ from src.report.results_table import results_lines
 EXAMPLES = "examples.png"  # of a run directory: test images with what was found
 # Of finished runs, formats of the keys of `Run.row`, by column title.
 ERRORS = {"training error (%)": "{train_error:.2f}", "test error (%)": "{test_error:.2f}"}
-PRECISIONS = {"AP (%)": "{test_ap:.1f}", "AP50 (%)": "{test_ap50:.1f}"}
+MEANS = {
+    "classification": ERRORS,
+    "detection": {"AP (%)": "{test_ap:.1f}", "AP50 (%)": "{test_ap50:.1f}"},
+    "segmentation": {"mean IoU (%)": "{test_iou:.1f}", "accuracy (%)": "{test_accuracy:.1f}"},
+}
 RESULTS = {
     "images/s": "{images_per_second:,.0f}",
     "images per batch norm": "{batch_norm_images}",
@@ -99,7 +103,7 @@ def _data_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
 
 
 def _detection_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
-    """Return what the template shows of detectors on one data set, as `_data_set` does."""
+    """Return what the template shows of another task on one data set, as `_data_set` does."""
     values = [filter_values(run.row) for run in runs]
     rows = [run.row for run in runs if run.finished]
     groups = group_seeds(rows)
@@ -108,6 +112,7 @@ def _detection_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, An
     pictures = {run.net: run.path / EXAMPLES for run in reversed(runs)}
     return {
         "template": "detection.html",
+        "task": runs[0].row["task"],
         "states": Counter(run.state for run in runs),
         "facts": detection_facts(rows),
         "filters": _filters(values),
@@ -153,7 +158,7 @@ def _run_line(run: Run) -> dict[str, str]:
         "seed": str(row["seed"]),
         "iterations": f"{part}{row['iterations']:,}",
     }
-    results = (ERRORS if classifies(run) else PRECISIONS) | RESULTS
+    results = MEANS[row["task"]] | RESULTS
     if not run.finished:
         return line | dict.fromkeys(results, "-")
     count = f"{row['devices']} x " if row.get("devices", 1) > 1 else ""

@@ -11,7 +11,7 @@ from src.report.curves import draw_curves
 from src.report.departure_plot import draw_departures
 from src.report.departures import departure_rows, departure_table
 from src.report.detection import detection_facts, detection_table
-from src.report.detection_plot import draw_precision
+from src.report.detection_plot import draw_iou, draw_precision
 from src.report.differences import degradation, seed_statistics
 from src.report.figures import save_figure
 from src.report.html import write_page
@@ -102,15 +102,17 @@ def write_classification(runs: Sequence[Run], path: Path) -> Written:
 
 
 def write_detection(runs: Sequence[Run], path: Path) -> Written:
-    """Write the tables and the figure of detectors on one data set, as `write_classification`."""
+    """Write the tables and the figure of another task, as `write_classification` does."""
     messages, written, figures = [], [], []
     rows = [run.row for run in runs if run.finished]
     if rows:
         write_csv(path.with_name(f"{path.name}.csv"), rows)
         written.append(".csv")
         messages += [detection_table(rows), *detection_facts(rows)]
-    figure = draw_precision(runs)
+    detects = runs[0].row["task"] == "detection"
+    draw, part = (draw_precision, "-precision") if detects else (draw_iou, "-iou")
+    figure = draw(runs)
     if figure:
-        figures.append(save_figure(figure, path.with_name(f"{path.name}-precision")))
-        written += ["-precision.svg", "-precision.png"]
+        figures.append(save_figure(figure, path.with_name(f"{path.name}{part}")))
+        written += [f"{part}.svg", f"{part}.png"]
     return messages, written, figures

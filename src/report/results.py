@@ -42,6 +42,7 @@ BY_DEPTH = {
 REQUIRED = {
     "classification": ("macs", *BY_DEPTH),
     "detection": ("test_ap", "test_ap50", "images_per_second"),
+    "segmentation": ("test_iou", "test_accuracy", "images_per_second"),
 }
 
 
@@ -238,7 +239,7 @@ def _summary_row(path: Path, summary: Row) -> Row:
     # A cell holds no dict either.
     per_class = {
         f"{measure} of {name}": value
-        for measure in ("ap", "voc_ap")
+        for measure in ("ap", "voc_ap", "iou")
         for name, value in summary.pop(f"test_{measure}_per_class", {}).items()
     }
     row = {**summary, "versions": versions, "date": finished.date().isoformat()}

@@ -8,10 +8,10 @@ from src.runs.config_files import flatten, with_present_names, without_implied_t
 
 # Where, how fast and in how much memory a run is executed is not part of its identity; precision
 # is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
-# `data` and `recipe`. How many classes there are follows from the data.
+# `data` and `recipe`. How many classes there are follows from the data, and so do their tasks.
 EXECUTION_KEYS = re.compile(
     r"trainer\.(accelerator|devices|num_nodes|strategy|deterministic)"
-    r"|data\.(root|download|num_workers|num_classes)|logger.*|output_dir"
+    r"|data\.(root|download|num_workers|num_classes|tasks|source)|logger.*|output_dir"
     r"|activation_checkpointing|checkpoint_seconds|compile|protocol|sweep\..*|choices\..*|n"
 )
 LONGEST_NAME = 200  # file systems allow 255 bytes, with the seed and what temporary files add
@@ -22,7 +22,7 @@ def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
     flat = flatten(config)
     kept = {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
     # These are whatever their directory holds; other data are the same wherever they are.
-    of_directory = flat.get("choices.data") in ("images", "voc", "coco")
+    of_directory = flat.get("choices.data") in ("images", "voc", "coco", "nuclei")
     return kept | ({"data.root": flat["data.root"]} if of_directory else {})
 
 

@@ -10,8 +10,8 @@ A directory is named by what the run is, so that the same command finds its own 
         checkpoints/           last.ckpt, and previous.ckpt before it
         summary.json           the results; written last, so its presence means finished
         detections.json        of detection: what was found in the test images, in COCO's form,
-        examples.png           some of it, drawn
         precision_recall.csv   and the precision of each class at each recall, at an IoU of 0.5
+        examples.png           of detection and segmentation: some test images with what was found
         10crop.json            and multiscale.json: results of those evaluation protocols
         error.txt              why the last attempt failed, if it did
         log.txt                the output of a run of a sweep
@@ -33,6 +33,14 @@ from src.runs.config_files import defaults_of, read_config, without_implied_targ
 from src.runs.csv_rows import append_rows, read_rows, truncate_rows
 from src.runs.lock import exclusive_lock
 from src.runs.naming import differences, run_key
+
+# What is said of a finished run of detection or segmentation, in percent, by key of summary.json.
+TEST_MEANS = {
+    "test_ap": "AP",
+    "test_ap50": "AP50",
+    "test_iou": "mean IoU",
+    "test_accuracy": "pixel accuracy",
+}
 
 
 class RunDir:
@@ -280,13 +288,13 @@ class RunDir:
         """Return the errors and the speed of a finished run in a sentence."""
         summary, protocol = self.summary, self.config["protocol"]
         assert summary is not None, self.path
-        if "test_ap" in summary:
-            aps = ", ".join(
+        if self.task != "classification":
+            means = ", ".join(
                 f"{name} {summary[key]:.1f}"
-                for name, key in (("AP", "test_ap"), ("AP50", "test_ap50"))
-                if summary[key] is not None
+                for key, name in TEST_MEANS.items()
+                if summary.get(key) is not None
             )
-            return f"test {aps}, {summary['images_per_second']:,.0f} images/s"
+            return f"test {means}, {summary['images_per_second']:,.0f} images/s"
         results = [f"training error {summary['train_error']:.2f}%"]
         # `center` has no file of its own: its results are the summary's.
         for name, test in (("test", summary), (protocol, self.evaluation(protocol))):

@@ -173,7 +173,7 @@ class Task(LightningModule):
         it evaluates with.
         """
         if self.trainer.world_size > 1:
-            for buffer in self.net.buffers():
+            for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, 0)
 
     def on_validation_model_zero_grad(self) -> None:

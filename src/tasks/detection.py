@@ -3,30 +3,28 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.data.object_data import ObjectBatch, ObjectData
-from src.data.sampler import rng_for
 from src.runs.run_dir import RunDir
 from src.tables import write_csv
 from src.tasks.average_precision import COCO_METRICS, AveragePrecision, coco_ap, gathered
-from src.tasks.base import Meter, Metrics, Schedule, Summary, Task
-from src.tasks.faster_rcnn import freeze_batch_norm, make_faster_rcnn
+from src.tasks.base import Metrics, Schedule, Summary
+from src.tasks.faster_rcnn import make_faster_rcnn
+from src.tasks.object_task import EXAMPLES, ObjectTask
 from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
 from src.tasks.voc_ap import METRICS, voc_ap
 
 Result = tuple[int, dict[str, Tensor], dict[str, Tensor]]  # image id, detections, target
 
-EXAMPLES = 8  # test images in the picture that a run keeps
 # How the metrics are printed.
 NAMES = dict(
     zip(COCO_METRICS, ("AP", "AP50", "AP75", "AP small", "AP medium", "AP large"), strict=True)
 ) | {"voc_ap": "VOC AP"}
-SAMPLING = 3  # the use of the seed, next to those of src/data/sampler.py
 # Our names of the four losses, and torchvision's.
 LOSSES = {
     "loss_class": "loss_classifier",
@@ -36,28 +34,7 @@ LOSSES = {
 }
 
 
-class LossMeter(Meter):
-    """Sums of the total loss and its four parts over images since the last reset."""
-
-    losses: Tensor
-    images: Tensor
-
-    def __init__(self) -> None:
-        super().__init__(
-            losses=torch.zeros(1 + len(LOSSES)), images=torch.zeros((), dtype=torch.int64)
-        )
-
-    def update(self, losses: Tensor, images: int) -> None:
-        """Add the mean losses [5] of a batch of so many images."""
-        self.losses.add_(losses, alpha=images)
-        self.images.add_(images)
-
-    def compute(self) -> tuple[float, ...]:
-        """Return the sums over all processes: the losses, and the number of images."""
-        return *self.losses.tolist(), self.images.item()
-
-
-class Detector(Task):
+class Detector(ObjectTask):
     """Trains and evaluates a detector on images of any size, with the targets of `Example`.
 
     Args:
@@ -79,6 +56,7 @@ class Detector(Task):
         voc_precision: VOC's AP of each class by its label, if the data have that metric.
     """
 
+    uses_regions = True
     train_metrics = ("loss", *LOSSES)
     eval_metrics: Sequence[str] = tuple(COCO_METRICS)
 
@@ -92,36 +70,21 @@ class Detector(Task):
         optimizer: Callable[..., Optimizer] | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(net, LossMeter(), optimizer, schedule)
         if "detector" not in recipe:
             raise ValueError("task=detection needs a recipe for it, such as recipe=scenes")
         if data.metric not in ("coco", *METRICS):
             raise ValueError(f"data.metric={data.metric} is not one of coco, {', '.join(METRICS)}")
+        super().__init__(net, data, seed, frozen, optimizer, schedule)
         self.metric = data.metric
         if self.metric in METRICS:
             self.eval_metrics = (*COCO_METRICS, "voc_ap")
-        net.remove_classifier()  # type: ignore[operator]
         sizes = data.min_size, data.max_size
         self.detector = make_faster_rcnn(net, len(data.classes), recipe["detector"], *sizes)
-        assert data.std is not None
-        self.register_buffer("mean", data.mean[:, None, None])
-        self.register_buffer("std", data.std[:, None, None])
-        self.classes, self.seed, self.frozen = data.classes, seed, frozen
         self.own_results: list[Result] = []
         self.results = self.own_results
         self.voc_precision: dict[int, float] = {}
-        self.train()
 
     precision: AveragePrecision
-    mean: Tensor  # of each channel in 0 to 255, [3, 1, 1]
-    std: Tensor
-
-    def train(self, mode: bool = True) -> Self:
-        """Set the mode of training or of evaluation; frozen batch norm stays as it is."""
-        super().train(mode)
-        if self.frozen:
-            freeze_batch_norm(self.net)
-        return self
 
     def forward(self, batch: ObjectBatch) -> Any:
         """Return the losses of a batch in training, and its detections in evaluation."""
@@ -130,14 +93,11 @@ class Detector(Task):
         reduced = torch.is_autocast_enabled(device)
         self.detector.backbone.enabled = self.detector.roi_heads.box_head.enabled = reduced
         with torch.autocast(device, enabled=False):
-            return self.detector([(image - self.mean) / self.std for image in images], targets)
+            return self.detector(self.normalized(images), targets)
 
     def training_step(self, batch: ObjectBatch, index: int) -> Tensor:
         """Return the loss of a batch."""
-        # torchvision samples anchors and regions by the global generator: seeded for each step,
-        # or a resumed run would sample others.
-        rng = rng_for(self.seed, SAMPLING, index, self.global_rank)
-        torch.manual_seed(int(rng.integers(2**63)))
+        self.seed_step(index)  # torchvision samples anchors and regions
         losses = self(batch)
         parts = torch.stack([losses[name] for name in LOSSES.values()])
         loss = parts.sum()
@@ -166,11 +126,6 @@ class Detector(Task):
         """Let the schedule take note of an evaluation during training."""
         self.schedule.on_eval_error(100 - metrics.get("ap", 0.0))
 
-    def mean_metrics(self, *sums: float) -> Metrics:
-        """Return the mean losses from sums."""
-        *losses, images = sums
-        return {name: x / images for name, x in zip(self.train_metrics, losses, strict=True)}
-
     def summarize(self, row: Metrics) -> Summary:
         """Return the loss and the average precisions for summary.json."""
         aps = {f"test_{name}": row.get(f"test/{name}") for name in self.eval_metrics}
@@ -183,10 +138,6 @@ class Detector(Task):
             **aps,
             **per_class,
         }
-
-    def describe_training(self) -> str:
-        """Return the recent loss, for the progress bar."""
-        return f"loss {self.recent['loss']:.3f}"
 
     def describe_evaluation(self, row: Metrics, split: str) -> str:
         """Return the loss and the average precision."""

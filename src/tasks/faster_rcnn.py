@@ -99,10 +99,3 @@ def make_rpn_head(in_channels: int, channels: int, per_location: int) -> RPNHead
     nn.init.constant_(first.bias, 0)  # type: ignore[arg-type]  # it has one
     head.conv[0][0] = first
     return head
-
-
-def freeze_batch_norm(net: nn.Module) -> None:
-    """Let batch norm use its running statistics and never change again (Appendix A)."""
-    for module in net.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval().requires_grad_(False)

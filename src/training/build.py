@@ -45,7 +45,8 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     training = {"optimizer": optimizer_factory(recipe), "schedule": schedule}
     if not classifies:
         if config["weights"]:
-            start_from_weights(Path(config["weights"]), net, data)
+            task: Any = get_class(config["task"]["_target_"])
+            start_from_weights(Path(config["weights"]), net, data, task.uses_regions)
         return build_task(config, net, data, **training), data
 
     def augment(*batch: Tensor) -> Batch:
@@ -84,7 +85,8 @@ def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
     task, recipe = config["choices"]["task"], config["recipe"]
     if trainer.precision not in ("32-true", "bf16-mixed"):
         raise ValueError(
-            f"task={task} needs trainer.precision=32-true or bf16-mixed: boxes must be float32"
+            f"task={task} needs trainer.precision=32-true or bf16-mixed: "
+            "losses and boxes must be float32"
         )
     for key, usual in (("precise_bn_batches", "0"), ("batch_norm_images", "null")):
         if recipe[key]:  # written for images of one size, not for the regions of several
@@ -107,11 +109,11 @@ def build_task(config: dict[str, Any], net: Any, data: ObjectData, **training: A
     return module(net, data, config["recipe"], config["seed"], frozen, **training)
 
 
-def start_from_weights(path: Path, net: Any, data: ObjectData) -> None:
+def start_from_weights(path: Path, net: Any, data: ObjectData, regions: bool) -> None:
     """Load a file of weights into a net, and normalize images as they were for it.
 
     A mean image counts by its channel means. A file that does not say how images were normalized
-    leaves that to the data.
+    leaves that to the data. `regions` is as in `load_backbone`.
 
     Raises:
         ValueError: The weights are of another net, or of one for images as BGR.
@@ -119,7 +121,7 @@ def start_from_weights(path: Path, net: Any, data: ObjectData) -> None:
     metadata = read_metadata(path)
     if metadata.get("channels", "RGB") != "RGB":
         raise ValueError(f"{path} is of a net for images as BGR, which no other task has")
-    load_backbone(net, read_weights(path))
+    load_backbone(net, read_weights(path), regions)
     if "mean" in metadata:
         data.mean, data.std = (
             torch.tensor(metadata[key]).reshape(3, -1).mean(1) for key in ("mean", "std")

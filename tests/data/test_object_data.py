@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.object_data import EVAL_BATCH, Example, ObjectData, make_target, mirror
+from src.data.object_data import (
+    EVAL_BATCH,
+    Example,
+    ObjectData,
+    cropped,
+    make_target,
+    mirror,
+)
 
 
 class Dots(ObjectData):
@@ -58,6 +65,32 @@ def test_a_mask_is_mirrored_with_its_image():
     assert target["mask"][0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
 
 
+@pytest.mark.parametrize("corner", [(0.0, 0.0), (0.99, 0.99), (0.5, 0.2)])
+@pytest.mark.parametrize("side", [4, 7])
+def test_a_mask_is_cropped_with_its_image(corner, side):
+    mask = torch.arange(48, dtype=torch.uint8).reshape(6, 8)
+    example = Example(mask.expand(3, 6, 8), make_target(0, [], [], mask=mask))
+    image, target = cropped(example, side, np.array(corner))
+    assert torch.equal(image[0], target["mask"])
+    assert image.shape == (3, min(6, side), side)
+    first = target["mask"][0, 0].item()
+    assert divmod(first, 8) == tuple(
+        int(c * max(1, n - side + 1)) for c, n in zip(corner, (6, 8), strict=True)
+    )
+
+
+def test_every_place_of_a_crop_is_drawn():
+    class Numbered(Dots):
+        def read(self, split, index):
+            mask = torch.arange(48, dtype=torch.uint8).reshape(6, 8)
+            return Example(mask.expand(3, 6, 8), make_target(index, [], [], mask=mask))
+
+    data = on_rank(Numbered(batch_size=10, iterations=30, crop=4, flip=False), 0, 1)
+    batches = [*data.train_dataloader()]
+    corners = {int(target["mask"][0, 0]) for _, targets in batches for target in targets}
+    assert corners == {8 * row + column for row in range(3) for column in range(5)}
+
+
 def test_an_image_without_objects_has_boxes_and_labels_all_the_same():
     target = Dots().read("train", 0).target
     assert (target["boxes"].shape, target["boxes"].dtype) == ((0, 4), torch.float32)
@@ -65,9 +98,15 @@ def test_an_image_without_objects_has_boxes_and_labels_all_the_same():
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_the_training_batches_do_not_depend_on_the_number_of_processes(world_size):
+@pytest.mark.parametrize("crop", [0, 4])
+def test_the_training_batches_do_not_depend_on_the_number_of_processes(world_size, crop):
+    class Masked(Dots):
+        def read(self, split, index):
+            image, target = super().read(split, index)
+            return Example(image, target | {"mask": image[0]})
+
     def first_batches(rank, world_size):
-        data = on_rank(Dots(batch_size=4, iterations=3), rank, world_size)
+        data = on_rank(Masked(batch_size=4, iterations=3, crop=crop), rank, world_size)
         return [*data.train_dataloader()]
 
     expected = first_batches(0, 1)

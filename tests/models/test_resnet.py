@@ -168,6 +168,21 @@ def test_dilation_is_set_by_the_config():
     assert net.layer4[0].downsample[0].stride == (1, 1)
 
 
+@pytest.mark.parametrize("name", ["plain", "resnet", "highway", "preactivation"])
+def test_the_last_map_of_a_dilated_cifar_net_is_as_fine_as_the_image(name):
+    coarse, fine = (
+        build_net(f"model={name}", "n=1", *dilate)
+        for dilate in ([], ["model.dilate=[false,true,true]"])
+    )
+    image = torch.empty(1, 3, 32, 32, device="meta")
+    sizes = [tuple(net.last_map(image).shape[2:]) for net in (coarse, fine)]
+    assert sizes == [(8, 8), (32, 32)]
+    assert (coarse.shared_stride, fine.shared_stride) == (2, 1)
+    # Dilation has no weights, so a dilated net takes those of one that is not.
+    shapes = [{name: x.shape for name, x in net.state_dict().items()} for net in (coarse, fine)]
+    assert shapes[0] == shapes[1]
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnet50"])
 def test_zero_init_residual_makes_every_block_the_identity(name):
     overrides = ["model.shortcut=B", "model.zero_init_residual=true"]

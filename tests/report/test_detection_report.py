@@ -1,4 +1,4 @@
-"""Results of detectors have tables, a figure and a part of the page of their own."""
+"""Results of detectors and segmenters have tables, a figure and a part of the page of their own."""
 
 import json
 import re
@@ -6,8 +6,8 @@ import re
 import pytest
 from run_dirs import make_config, write_run
 
-from src.report.detection import OF_CLASS, detection_table
-from src.report.detection_plot import draw_precision
+from src.report.detection import detection_table
+from src.report.detection_plot import draw_iou, draw_precision
 from src.report.report_dir import write_report
 from src.report.results import read_runs
 from src.tables import read_csv, write_csv
@@ -86,7 +86,7 @@ def test_data_with_the_metric_of_voc_have_it_in_both_tables(tmp_path):
 def test_a_table_from_a_csv_file_equals_that_of_the_runs(detectors, tmp_path):
     rows = [run.row for run in detectors]
     write_csv(tmp_path / "rows.csv", rows)
-    assert OF_CLASS + "cat" in rows[0]
+    assert "ap of cat" in rows[0]
     assert detection_table(read_csv(tmp_path / "rows.csv")) == detection_table(rows)
 
 
@@ -122,3 +122,68 @@ def test_a_report_of_classifiers_and_detectors_has_separate_tables(detectors, tm
     assert page.count('<article data-name="') == 2
     assert page.count("data:image/png;base64,YSBwaWN0dXJl") == 2  # one for each net
     assert "unfinished" in page
+
+
+def write_segmenter(root, kind, seed, iou, finished=True):
+    """Write the run directory of a segmenter with a mean IoU after two evaluations."""
+    config = make_config(kind, 20, seed, data="scenes")
+    config["choices"]["task"] = "segmentation"
+    path = write_run(root, config, final=(0, 0) if finished else None)
+    rows = [{"iteration": i, "train/loss": 1.0, "test/iou": iou * i / 400} for i in (200, 400)]
+    write_csv(path / "metrics.csv", rows)
+    if finished:
+        summary = json.loads((path / "summary.json").read_text())
+        for key in ("train_error", "val_error", "test_error", "test_error_top5", "macs"):
+            del summary[key]
+        # A class that is neither in the masks nor predicted has no IoU.
+        per_class = {"background": 99.0, "cat": iou} | ({"dog": 1.0} if kind == "resnet" else {})
+        summary |= {"test_iou": iou, "test_accuracy": iou + 30, "test_iou_per_class": per_class}
+        (path / "summary.json").write_text(json.dumps(summary | {"task": "segmentation"}))
+        (path / "examples.png").write_bytes(b"a picture")
+    return path
+
+
+@pytest.fixture
+def segmenters(tmp_path):
+    """Two seeds of a plain and of a residual segmenter."""
+    for seed in (0, 1):
+        write_segmenter(tmp_path, "plain", seed, 40.0 + seed)
+        write_segmenter(tmp_path, "resnet", seed, 60.0 + seed)
+    runs, skipped = read_runs([tmp_path])
+    assert not skipped
+    return runs
+
+
+def test_the_table_of_segmenters_has_mean_iou_accuracy_and_iou_of_each_class(segmenters, tmp_path):
+    rows = [run.row for run in segmenters]
+    means, classes = detection_table(rows).split("\n\n")
+    head, _, plain, residual = cells(means)
+    assert head[3:5] == ["mean IoU", "pixel accuracy"]
+    assert plain[3:5] == ["40.50 ± 0.71", "70.50 ± 0.71"]
+    assert residual[3:5] == ["60.50 ± 0.71", "90.50 ± 0.71"]
+    head, _, plain, residual = cells(classes)
+    assert head == ["IoU of the classes", "background", "cat", "dog"]
+    assert plain[1:] == ["99.00 ± 0.00", "40.50 ± 0.71", "-"]
+    write_csv(tmp_path / "rows.csv", rows)
+    assert detection_table(read_csv(tmp_path / "rows.csv")) == detection_table(rows)
+
+
+def test_the_figure_of_segmenters_has_mean_iou_over_iterations(segmenters):
+    (axes,) = draw_iou(segmenters).axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[20.25, 40.5], [30.25, 60.5]]
+    assert draw_iou([]) is None
+
+
+def test_detectors_and_segmenters_of_one_data_set_are_apart_in_the_report(segmenters, tmp_path):
+    write_detector(tmp_path / "detectors", "resnet", 0, 60.0)
+    write_segmenter(tmp_path, "resnet", 2, 61.0, finished=False)
+    runs, _ = read_runs([tmp_path])
+    out = tmp_path / "report"
+    text = "\n".join(write_report(runs, [], out))
+    assert len(read_csv(out / "scenes-detection.csv")) == 1
+    assert len(read_csv(out / "scenes-segmentation.csv")) == 4
+    assert (out / "scenes-segmentation-iou.svg").exists()
+    assert "mean IoU +20.00 points" in text
+    page = (out / "index.html").read_text()
+    assert page.count('<article data-name="') == 2
+    assert "the true classes above the predicted ones" in page

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.runs.naming import differences, family, net_name, run_key
+from src.runs.naming import differences, family, identity_keys, net_name, run_key
 
 
 @pytest.fixture
@@ -54,6 +54,11 @@ def test_a_name_too_long_for_a_file_is_cut_and_still_differs_from_others(name):
 )
 def test_where_and_how_fast_a_run_is_executed_is_not_part_of_its_name(name, override):
     assert name(override) == "resnet56-s0"
+
+
+def test_which_tasks_data_serve_is_not_part_of_a_run_key():
+    config = {"data": {"size": 64, "tasks": ["detection"], "source": "here"}}
+    assert identity_keys(config) == {"data.size": 64}
 
 
 @pytest.mark.parametrize(

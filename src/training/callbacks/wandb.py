@@ -215,7 +215,7 @@ class WandbRun(RunCallback):
                     self._remove_parts("*run-*", keep=own_part)
 
     def _send_examples(self) -> None:
-        """Show the picture of test images that a detector keeps, if there is one."""
+        """Show the picture of test images that a detector or segmenter keeps, if there is one."""
         import wandb
 
         path = self.run_dir.path / "examples.png"

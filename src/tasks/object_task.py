@@ -1,0 +1,105 @@
+"""What the tasks on images with objects share: a net without its classifier, and its losses."""
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from src.data.object_data import ObjectData
+from src.data.sampler import rng_for
+from src.tasks.base import Meter, Metrics, Schedule, Task
+
+SAMPLING = 3  # the use of the seed, next to those of src/data/sampler.py
+EXAMPLES = 8  # test images in the picture that a run keeps
+
+
+class LossMeter(Meter):
+    """Sums of losses over images since the last reset."""
+
+    losses: Tensor
+    images: Tensor
+
+    def __init__(self, number: int) -> None:
+        super().__init__(losses=torch.zeros(number), images=torch.zeros((), dtype=torch.int64))
+
+    def update(self, losses: Tensor, images: int) -> None:
+        """Add the mean losses [number] of a batch of so many images."""
+        self.losses.add_(losses, alpha=images)
+        self.images.add_(images)
+
+    def compute(self) -> tuple[float, ...]:
+        """Return the sums over all processes: the losses, and the number of images."""
+        return *self.losses.tolist(), self.images.item()
+
+
+class ObjectTask(Task):
+    """Trains and evaluates a net on images of any size, with the targets of `Example`.
+
+    Args:
+        net: A net for classification; its classifier is removed.
+        data: Says how images are prepared, and which classes there are.
+        seed: Seed of the run, for what a step draws.
+        frozen: Whether batch norm keeps its statistics, weights and biases, as in the paper. That
+            needs trained weights: a net from scratch diverges with it.
+        optimizer: Makes an optimizer from parameters and a first learning rate.
+        schedule: Gives the learning rate of each iteration.
+
+    Attributes:
+        uses_regions: Whether the task needs the net's `region_features`.
+    """
+
+    uses_regions: bool
+
+    mean: Tensor  # of each channel in 0 to 255, [3, 1, 1]
+    std: Tensor
+
+    def __init__(
+        self,
+        net: nn.Module,
+        data: ObjectData,
+        seed: int,
+        frozen: bool,
+        optimizer: Callable[..., Optimizer] | None,
+        schedule: Schedule | None,
+    ) -> None:
+        super().__init__(net, LossMeter(len(self.train_metrics)), optimizer, schedule)
+        net.remove_classifier(self.uses_regions)  # type: ignore[operator]
+        assert data.std is not None
+        self.register_buffer("mean", data.mean[:, None, None])
+        self.register_buffer("std", data.std[:, None, None])
+        self.classes, self.seed, self.frozen = data.classes, seed, frozen
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode of training or of evaluation; frozen batch norm stays as it is."""
+        super().train(mode)
+        if self.frozen:
+            freeze_batch_norm(self.net)
+        return self
+
+    def normalized(self, images: Sequence[Tensor]) -> list[Tensor]:
+        """Return images uint8 [3, H, W] as the net takes them."""
+        return [(image - self.mean) / self.std for image in images]
+
+    def seed_step(self, iteration: int) -> None:
+        """Seed the global generator for a step, or a resumed run would draw other numbers."""
+        rng = rng_for(self.seed, SAMPLING, iteration, self.global_rank)
+        torch.manual_seed(int(rng.integers(2**63)))
+
+    def mean_metrics(self, *sums: float) -> Metrics:
+        """Return the mean losses from sums."""
+        *losses, images = sums
+        return {name: x / images for name, x in zip(self.train_metrics, losses, strict=True)}
+
+    def describe_training(self) -> str:
+        """Return the recent loss, for the progress bar."""
+        return f"loss {self.recent['loss']:.3f}"
+
+
+def freeze_batch_norm(net: nn.Module) -> None:
+    """Let batch norm use its running statistics and never change again (Appendix A)."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval().requires_grad_(False)
