@@ -26,10 +26,10 @@ USER_ERRORS = {
     "model=resnet n=10 (62 layers)",
     "model=resnet62": "there is no file for resnet62: set model=resnet n=10",
     "model=resnt56": "there is no model=resnt56; did you mean resnet56?",
-    "data=svhn": "there is no data=svhn: cifar10, cifar100, digits",
+    "data=svhn": "there is no data=svhn: bccd, cifar10, cifar100",
     "data=images": "data=images needs data.root=DIRECTORY",
     "data=images data.root=nowhere": "there is no folder data.root=nowhere",
-    "experiment=table9": "there is no experiment=table9; did you mean table6?",
+    "experiment=tabel6": "there is no experiment=tabel6; did you mean table6?",
     "recipe.iteratons=5": "there is no key recipe.iteratons; did you mean recipe.iterations?",
     "data=cifar10 data.val_image=0": "did you mean data.val_images?",
     "trainer.acelerator=cpu": "did you mean trainer.accelerator?",
@@ -195,10 +195,10 @@ def test_a_command_with_old_keys_finds_the_run_of_the_present_ones(capsys, find,
 
 
 def test_an_experiment_is_found_under_the_old_name_of_its_key(capsys):
-    result = call_here(capsys, "experiments=table9")
+    result = call_here(capsys, "experiments=tabel6")
     assert result.stderr.splitlines() == [
-        "experiments= is now experiment=: reading experiment=table9",
-        "there is no experiment=table9; did you mean table6?",
+        "experiments= is now experiment=: reading experiment=tabel6",
+        "there is no experiment=tabel6; did you mean table6?",
     ]
     assert rename_old_key("experiments=digits_depth") == "experiment=digits_depth"
 
