@@ -1,5 +1,6 @@
 """A real SLURM of one node, this machine, without systemd, cgroups or accounting."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from socket import gethostname
+from tempfile import gettempdir
 
 from interruptible_run import free_port
 
@@ -65,7 +67,20 @@ def why_unavailable() -> str:
 
 @contextmanager
 def start_slurm(directory: Path) -> Iterator[dict[str, str]]:
-    """Start the daemons, and yield the environment variables that SLURM's commands need."""
+    """Start the daemons, and yield the environment variables that SLURM's commands need.
+
+    Waits until no other worker of pytest has a SLURM: whoever started munged stops it, and jobs of
+    two SLURMs have the same numbers, from which Lightning derives its port.
+    """
+    # Released when this process closes the file or ends; the daemons do not inherit it.
+    with open(Path(gettempdir(), "slurm-of-tests.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with _start_daemons(directory) as environment:
+            yield environment
+
+
+@contextmanager
+def _start_daemons(directory: Path) -> Iterator[dict[str, str]]:
     for name in ("state", "spool", "bin"):
         (directory / name).mkdir()
     directory.chmod(0o755)

@@ -24,8 +24,7 @@ from train_and_wait import WAIT_AT
 
 from src.runs.run_dir import RunDir
 
-# On one worker: jobs of two SLURMs have the same numbers, from which Lightning derives its port.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("cluster")]
+pytestmark = pytest.mark.slow
 
 ITERATIONS = 50
 RUN = [
