@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices)
 from src.familiar_words import explain_word
-from src.runs.config_files import CONF, flatten
+from src.runs.config_files import CONF, flatten, task_name
 from src.runs.naming import run_key, run_name
 from src.runs.run_dir import RunDir
 
@@ -96,8 +96,8 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
 
 def _check_task(values: dict[str, Any], choices: dict[str, str]) -> None:
     """Check that the data have labels for the task."""
-    task, tasks = choices.get("task", "classification"), ["classification"]
-    tasks = values["data"].get("tasks", tasks)
+    task = task_name(choices)
+    tasks = values["data"].get("tasks", ["classification"])
     if task not in tasks:
         raise ValueError(
             f"data={choices['data']} has no labels for {task}: set task={' or task='.join(tasks)}"

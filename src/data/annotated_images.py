@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.data.image_reader import decode_image
+from src.data.image_reader import read_image
 from src.data.object_data import Example, ObjectData, make_target
 
 
@@ -105,10 +105,7 @@ class AnnotatedImages(ObjectData):
         """
         annotation = self.annotations[split == "test"][index]
         path = annotation.image
-        try:
-            image = decode_image(np.fromfile(path, np.uint8))
-        except ValueError as error:
-            raise ValueError(f"{path} {error}") from error
+        image = read_image(path)
         height, width = image.shape[1:]
         if (width, height) != annotation.size:
             raise ValueError(

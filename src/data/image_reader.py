@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -40,3 +41,15 @@ def decode_image(file: np.ndarray) -> Tensor:
     except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error and others
         raise ValueError(f"cannot be decoded ({error})") from error
     return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def read_image(path: Path) -> Tensor:
+    """Return the image in a file, uint8 [3, H, W].
+
+    Raises:
+        ValueError: It cannot be decoded; the message begins with the path.
+    """
+    try:
+        return decode_image(np.fromfile(path, np.uint8))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from src.data.image_reader import decode_image
+from src.data.image_reader import read_image
 from src.data.object_data import IGNORED, Example, ObjectData, make_target
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
@@ -102,10 +102,7 @@ class VocMasks(ObjectData):
                 f"{list_file} lists {name}, but there is no {self.root / IMAGES / name}.*"
             )
         path = self.images[name]
-        try:
-            image = decode_image(np.fromfile(path, np.uint8))
-        except ValueError as error:
-            raise ValueError(f"{path} {error}") from error
+        image = read_image(path)
         mask = read_mask(self.root / MASKS / f"{name}.png", len(self.classes))
         if mask.shape != image.shape[1:]:
             sizes = " and ".join(f"{x.shape[-1]}x{x.shape[-2]}" for x in (mask, image))

@@ -13,7 +13,7 @@ from src.evaluation.evaluator import ImageProgress, make_trainer
 from src.runs.config_files import check_targets
 from src.runs.environment import silence_lightning
 from src.runs.run_dir import RunDir
-from src.tasks.base import Task
+from src.tasks.base import EXAMPLES, Task
 from src.training.build import build_task
 from src.training.precision import forbid_tf32
 
@@ -40,11 +40,9 @@ def evaluate_task(
     if trainer.is_global_zero:
         name = f"{run_dir.path.name} on {run_dir.config['choices']['data']}"
         print(f"{name}: {module.describe_test(metrics)} ({images:,} test images)", flush=True)
-        module.write_artifacts(run_dir, data)
+        module.write_artifacts(run_dir, data, show or EXAMPLES)
         if show:
-            path = run_dir.path / "examples.png"
-            module.draw_examples(path, data, show)
-            print(f"written: {path}")
+            print(f"written: {run_dir.path / 'examples.png'}")
 
 
 def load_task(run_dir: RunDir) -> tuple[Task, ObjectData]:

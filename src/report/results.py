@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from src.report.comparison import SEED, comparison_key, departures, group_by, variant_labels
+from src.runs.config_files import task_name
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
 from src.tables import Row
@@ -204,7 +205,7 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
         "depth": int(model["depth"] if "depth" in model else layers_per_n * model["n"] + 2),
         "shortcut": model.get("shortcut"),
         "data": str(choices["data"]),
-        "task": str(choices.get("task", "classification")),
+        "task": task_name(choices),
         "seed": int(config["seed"]),
         "val_images": int(config["data"].get("val_images", 0)),
         "iterations": int(config["recipe"]["iterations"]),

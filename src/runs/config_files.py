@@ -87,6 +87,11 @@ def file_defaults(group: str, name: str) -> dict[str, Any]:
     return inherited | {key: value for key, value in flat.items() if "${" not in str(value)}
 
 
+def task_name(choices: dict[str, Any]) -> str:
+    """Return the task that a config chose; one that names none is of classification."""
+    return choices.get("task", "classification")
+
+
 def defaults_of(choices: dict[str, Any]) -> dict[str, Any]:
     """Return the flat values that a run has by default, given its model, data and task.
 
@@ -99,8 +104,8 @@ def chosen_values(choices: dict[str, Any]) -> dict[str, Any]:
     """Return the flat values of all config files that a run chose, its recipe among them."""
     values = dict(_trainer_defaults())
     for group in ("model", "data", "task", "recipe"):
-        # A run that does not name its task is one of classification.
-        values |= file_defaults(group, choices.get(group, "classification"))
+        name = task_name(choices) if group == "task" else choices[group]
+        values |= file_defaults(group, name)
     return values
 
 

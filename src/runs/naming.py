@@ -4,7 +4,7 @@ import hashlib
 import re
 from typing import Any
 
-from src.runs.config_files import flatten, with_present_names, without_implied_targets
+from src.runs.config_files import flatten, task_name, with_present_names, without_implied_targets
 
 # Where, how fast and in how much memory a run is executed is not part of its identity; precision
 # is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
@@ -39,7 +39,7 @@ def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     """
     choices = config["choices"]
     net = net_name(choices["model"], config["model"].get("n"))
-    task = choices.get("task", "classification")
+    task = task_name(choices)
     named_task = {} if task == "classification" else {"task": task}
     key = {"data": choices["data"], "net": net, **named_task, "seed": config["seed"]}
     for name, value in identity_keys(without_implied_targets(config)).items():

@@ -29,7 +29,12 @@ from typing import Any, Self, TextIO
 import yaml
 
 from src.runs.atomic_io import atomic_write, writing
-from src.runs.config_files import defaults_of, read_config, without_implied_targets
+from src.runs.config_files import (
+    defaults_of,
+    read_config,
+    task_name,
+    without_implied_targets,
+)
 from src.runs.csv_rows import append_rows, read_rows, truncate_rows
 from src.runs.lock import exclusive_lock
 from src.runs.naming import differences, run_key
@@ -111,7 +116,7 @@ class RunDir:
     @property
     def task(self) -> str:
         """What the run learns, such as `classification`."""
-        return self.config["choices"].get("task", "classification")
+        return task_name(self.config["choices"])
 
     @property
     def key(self) -> dict[str, Any]:

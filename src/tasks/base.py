@@ -3,7 +3,6 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +16,7 @@ from src.runs.run_dir import RunDir
 
 Metrics = dict[str, float]
 Summary = dict[str, Any]
+EXAMPLES = 8  # test images in the picture that a run keeps
 
 
 class Schedule(Protocol):
@@ -125,11 +125,14 @@ class Task(LightningModule):
     def summarize(self, row: Metrics) -> Summary:
         """Return the results for summary.json, from the last row and the test metrics."""
 
-    def write_artifacts(self, run_dir: RunDir, data: Any) -> None:
-        """Write what a finished run keeps besides its numbers; by default nothing."""
+    def write_artifacts(self, run_dir: RunDir, data: Any, examples: int = EXAMPLES) -> None:
+        """Write what a finished run keeps besides its numbers; by default nothing.
 
-    def draw_examples(self, path: Path, data: Any, count: int) -> None:
-        """Draw some test images with the results of their evaluation, where a task can."""
+        Args:
+            run_dir: The run.
+            data: Its data.
+            examples: The number of test images in its picture, where a task draws one.
+        """
 
     @abstractmethod
     def describe_training(self) -> str:

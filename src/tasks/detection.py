@@ -13,9 +13,9 @@ from src.data.object_data import ObjectBatch, ObjectData
 from src.runs.run_dir import RunDir
 from src.tables import write_csv
 from src.tasks.average_precision import COCO_METRICS, AveragePrecision, coco_ap, gathered
-from src.tasks.base import Metrics, Schedule, Summary
+from src.tasks.base import EXAMPLES, Metrics, Schedule, Summary
 from src.tasks.faster_rcnn import make_faster_rcnn
-from src.tasks.object_task import EXAMPLES, ObjectTask
+from src.tasks.object_task import ObjectTask
 from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
 from src.tasks.voc_ap import METRICS, voc_ap
 
@@ -157,7 +157,7 @@ class Detector(ObjectTask):
         """Return values by the name of their class instead of its label."""
         return {self.classes[label - 1]: value for label, value in values.items()}
 
-    def write_artifacts(self, run_dir: RunDir, data: ObjectData) -> None:
+    def write_artifacts(self, run_dir: RunDir, data: ObjectData, examples: int = EXAMPLES) -> None:
         """Write the detections, some of them in a picture, and precision by recall."""
         run_dir.write_json("detections", coco_detections(self.results, data.category_ids))
         curves = self.by_class(self.precision.curves)
@@ -165,7 +165,7 @@ class Detector(ObjectTask):
             run_dir.path / "precision_recall.csv",
             [{"recall": i, **{k: v[i] for k, v in curves.items()}} for i in range(101)],
         )
-        self.draw_examples(run_dir.path / "examples.png", data, EXAMPLES)
+        self.draw_examples(run_dir.path / "examples.png", data, examples)
 
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
         """Draw the first test images: the objects that are there above those that were found."""

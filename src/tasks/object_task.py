@@ -12,7 +12,6 @@ from src.data.sampler import rng_for
 from src.tasks.base import Meter, Metrics, Schedule, Task
 
 SAMPLING = 3  # the use of the seed, next to those of src/data/sampler.py
-EXAMPLES = 8  # test images in the picture that a run keeps
 
 
 class LossMeter(Meter):

@@ -17,8 +17,8 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from src.data.object_data import IGNORED, ObjectBatch, ObjectData
 from src.runs.run_dir import RunDir
-from src.tasks.base import Metrics, Schedule, Summary
-from src.tasks.object_task import EXAMPLES, ObjectTask
+from src.tasks.base import EXAMPLES, Metrics, Schedule, Summary
+from src.tasks.object_task import ObjectTask
 from src.tasks.pictures import draw_mask, write_pictures
 
 
@@ -129,9 +129,9 @@ class Segmenter(ObjectTask):
         classes = [f"{name} {iou:.1f}" for name, iou in self.ious.items()]
         return f"{', '.join(means)}; by class {', '.join(classes)}"
 
-    def write_artifacts(self, run_dir: RunDir, data: ObjectData) -> None:
+    def write_artifacts(self, run_dir: RunDir, data: ObjectData, examples: int = EXAMPLES) -> None:
         """Draw some test images with their masks."""
-        self.draw_examples(run_dir.path / "examples.png", data, EXAMPLES)
+        self.draw_examples(run_dir.path / "examples.png", data, examples)
 
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
         """Draw the first test images: the true masks above the predicted ones."""

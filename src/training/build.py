@@ -12,6 +12,7 @@ from src.data.image_datamodule import ImageDataModule
 from src.data.object_data import ObjectData
 from src.models.normalization import limit_batch_norm_images
 from src.models.weights import load_backbone, read_metadata, read_weights
+from src.runs.config_files import task_name
 from src.tasks.base import Task
 from src.tasks.classification import Batch, Classifier
 from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
@@ -25,7 +26,7 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
         ValueError: a value that the net, the recipe or the data cannot have.
     """
     recipe, seed = config["recipe"], config["seed"]
-    classifies = config["choices"].get("task", "classification") == "classification"
+    classifies = task_name(config["choices"]) == "classification"
     if not classifies:
         check_task_execution(config, trainer)
     checkpointing = config["activation_checkpointing"]

@@ -10,6 +10,7 @@ from pytorch_lightning.plugins import Precision
 
 from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import count_multiply_adds, count_parameters
+from src.runs.config_files import task_name
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.base import Task
@@ -175,7 +176,7 @@ def describe_run(config: dict[str, Any], module: Task, data: ImageDataModule) ->
         "depth": module.depth,
         "shortcut": config["model"].get("shortcut"),
         "data": config["choices"]["data"],
-        "task": config["choices"].get("task", "classification"),
+        "task": task_name(config["choices"]),
         "seed": config["seed"],
         "val_images": data.val_images,
         "train_images": data.train_images,
