@@ -15,6 +15,9 @@ test: .venv ## run the fast tests, offline
 test-all: .venv ## run all tests but the few that take over a minute each
 	$(python) -m pytest -n 2 --dist loadgroup -m "not very_slow and not gpu"
 
+test-lowest: .venv-lowest ## run the fast tests with the lowest versions that pyproject.toml allows; TESTS=tests/FILE: those alone
+	.venv-lowest/bin/python -m pytest -n 2 -W ignore::DeprecationWarning -W ignore::FutureWarning $(TESTS)
+
 test-gpu: .venv ## run the tests that need a GPU
 	$(python) -m pytest -m gpu
 
@@ -28,9 +31,9 @@ lint: .venv ## check style, types and the dependencies between packages
 	$(python) -m mypy
 	.venv/bin/lint-imports
 
-lock: ## pin the dependencies of pyproject.toml again
+lock: ## pin the newest versions that pyproject.toml allows
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-header --no-annotate \
-		--python-version 3.11 --group dev pyproject.toml -o requirements.lock
+		--python-version 3.11 --group dev --upgrade pyproject.toml -o requirements.lock
 
 # uv installs the pins: the one on the PATH, or one that pip brings into the environment.
 .venv: requirements.lock
@@ -39,4 +42,10 @@ lock: ## pin the dependencies of pyproject.toml again
 	PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python $(python) --compile-bytecode --require-hashes -r requirements.lock
 	touch .venv
 
-.PHONY: help demo test test-all test-gpu fault-injection lint lock
+.venv-lowest: .venv pyproject.toml
+	python3 -m venv --clear .venv-lowest
+	PATH="$(CURDIR)/.venv/bin:$$PATH" uv pip install --quiet --python .venv-lowest/bin/python \
+		--resolution lowest-direct --group dev -r pyproject.toml
+	touch .venv-lowest
+
+.PHONY: help demo test test-all test-lowest test-gpu fault-injection lint lock

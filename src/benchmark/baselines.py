@@ -58,8 +58,8 @@ def make_bare_step(
     net: str, precision: str, activation_checkpointing: bool = False
 ) -> Callable[[], object]:
     """Return the training step alone, on one batch that is already on the device."""
-    model = make_net(net).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    model.activation_checkpointing = activation_checkpointing
+    model = make_net(net).to(memory_format=torch.channels_last)
+    model.activation_checkpointing = activation_checkpointing  # type: ignore[assignment]
     torch.backends.cudnn.benchmark = True
 
     lr = torch.tensor(0.1, device=DEVICE)  # a tensor, because a CUDA graph reads it from memory

@@ -7,18 +7,19 @@ from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 
+import numpy as np
 from hydra.utils import instantiate
 from pytorch_lightning import Trainer
 from pytorch_lightning.plugins.environments import LightningEnvironment
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
-from torchvision.io import ImageReadMode, decode_jpeg, read_file
 
 from src.benchmark.clock import BATCH_SIZE, DEVICE, Clock
 from src.benchmark.runner import Case, Task, make_rows, run_rounds
 from src.config import compose_config
 from src.data.imagenet import MEAN, STD
+from src.data.jpeg import decode_rgb
 from src.data.sampler import Batch
 from src.data.transforms import CROP_SIZE
 from src.runs.environment import keep_freed_memory
@@ -121,8 +122,8 @@ def _endless(loader: DataLoader) -> Iterator[Batch]:
 
 
 def decoded_batches() -> Iterator[list[Tensor]]:
-    """Yield images decoded by torchvision, nothing else: the limit. All files must be JPEG."""
-    files = cycle([str(path) for path in IMAGENET_TRAIN.glob("*/*")])
+    """Yield decoded images, nothing else: the limit. All files must be JPEG."""
+    files = cycle(IMAGENET_TRAIN.glob("*/*"))
     while True:
         paths = islice(files, BATCH_SIZE)
-        yield [decode_jpeg(read_file(path), ImageReadMode.RGB) for path in paths]
+        yield [decode_rgb(np.fromfile(path, np.uint8)) for path in paths]

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torchvision.io import encode_jpeg
 from tqdm import tqdm
 
 from src.data.image_folder import ImageFiles, read_folders
 from src.data.image_reader import decode_image
+from src.data.jpeg import encode_rgb
 from src.data.shard_index import SHORTER_SIDE_HEADER, read_index, write_index
 from src.data.transforms import resize, scaled_size
 from src.runs.environment import cpu_count
@@ -210,7 +210,7 @@ def shrink(file: np.ndarray, shorter_side: int) -> np.ndarray:
     if min(height, width) <= shorter_side:
         return file  # not encoded again, which would cost quality
     smaller = resize(image, *scaled_size(height, width, shorter_side))
-    return encode_jpeg(smaller.contiguous(), JPEG_QUALITY).numpy()
+    return encode_rgb(smaller.contiguous(), JPEG_QUALITY)
 
 
 def main() -> None:

@@ -93,7 +93,7 @@ class Task(LightningModule):
     ) -> None:
         super().__init__()
         self.depth: int | None = getattr(net, "depth", None)
-        self.net = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net = net.to(memory_format=torch.channels_last)
         if optimizer and schedule:  # without them a net can only be evaluated
             self.make_optimizer, self.schedule = optimizer, schedule
         self.train_meter = train_meter

@@ -23,7 +23,12 @@ from pytorch_lightning.plugins.environments import (
 from pytorch_lightning.strategies import DDPStrategy, Strategy
 from pytorch_lightning.utilities import rank_zero_only
 from torch import distributed
-from torch.distributed.distributed_c10d import _abort_process_group, _set_pg_timeout
+from torch.distributed.distributed_c10d import _abort_process_group
+
+try:
+    from torch.distributed import set_timeout
+except ImportError:  # torch before 2.15
+    from torch.distributed.distributed_c10d import _set_pg_timeout as set_timeout
 
 from src.training.callbacks.base import RunCallback
 from src.training.devices import count_devices
@@ -70,12 +75,9 @@ class LostProcessTimeout(RunCallback):
 
 
 def set_gloo_timeout(trainer: Trainer, timeout: timedelta) -> None:
-    """Set how long the operations that follow wait for the other ranks, if they use gloo.
-
-    PyTorch has no public function that changes the timeout of an existing group.
-    """
+    """Set how long the operations that follow wait for the other ranks, if they use gloo."""
     if trainer.world_size > 1 and distributed.get_backend() == "gloo":
-        _set_pg_timeout(timeout)
+        set_timeout(timeout)
 
 
 @contextmanager

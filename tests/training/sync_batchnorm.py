@@ -5,8 +5,21 @@ With it two ranks must train as one does, which shows that they share the rest o
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, distributed, nn
+
+
+class AllReduce(torch.autograd.Function):
+    """The sum of a tensor over all ranks, whose gradient is the sum of the ranks' gradients."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        total = x.clone()
+        distributed.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return AllReduce.apply(gradient)
 
 
 class SyncedBatchNorm(nn.BatchNorm2d):
@@ -15,10 +28,10 @@ class SyncedBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        world_size = torch.distributed.get_world_size()
-        mean = all_reduce(x.float().mean((0, 2, 3))) / world_size
+        world_size = distributed.get_world_size()
+        mean = AllReduce.apply(x.float().mean((0, 2, 3))) / world_size
         centered = x.float() - mean[:, None, None]
-        variance = all_reduce(centered.square().mean((0, 2, 3))) / world_size
+        variance = AllReduce.apply(centered.square().mean((0, 2, 3))) / world_size
 
         with torch.no_grad():
             count = world_size * x.numel() // x.shape[1]

@@ -46,6 +46,7 @@ from src.training.distributed import (
     is_distributed,
     make_strategy,
     rank_zero_works,
+    set_timeout,
 )
 from src.training.intervals import Intervals
 from src.training.trainer import RunCallbacks
@@ -246,7 +247,7 @@ class HangOnRank1(Callback):
         elif trainer.global_step == 5:
             while not self.pid_file.exists():
                 time.sleep(0.01)
-            distributed_c10d._set_pg_timeout(timedelta(seconds=3))
+            set_timeout(timedelta(seconds=3))
 
 
 def assert_ended_by_a_lost_process(last_line, run_dir):
@@ -349,7 +350,7 @@ def test_once_all_ranks_have_started_a_lost_one_is_noticed_within_a_minute(tmp_p
 def timeouts(monkeypatch):
     """Play a process group of two ranks, and record the timeouts that it is given."""
     recorded = []
-    monkeypatch.setattr("src.training.distributed._set_pg_timeout", recorded.append)
+    monkeypatch.setattr("src.training.distributed.set_timeout", recorded.append)
 
     def use(backend):
         monkeypatch.setattr(distributed, "get_backend", lambda: backend)

@@ -55,7 +55,9 @@ class Preemption(RunCallback):
         """Install the signal handlers, and the group in which the ranks agree."""
         if trainer.world_size > 1:
             # gloo, on the CPU: agreeing must not wait for a GPU.
-            self.group = distributed.new_group(backend="gloo", timeout=LOST_PROCESS_TIMEOUT)
+            group = distributed.new_group(backend="gloo", timeout=LOST_PROCESS_TIMEOUT)
+            assert isinstance(group, distributed.ProcessGroup)  # every rank belongs to it
+            self.group = group
             disable_sigterm_broadcast(trainer)
         self._install_handlers()
 
@@ -81,6 +83,7 @@ class Preemption(RunCallback):
         self.agreed_signal = self._answer()
         mine = torch.tensor(self.received_signal)
         work = distributed.all_reduce(mine, distributed.ReduceOp.MAX, self.group, async_op=True)
+        assert work is not None  # as for every asynchronous operation
         self.question = work, mine
         if self.intervals.logs(trainer.global_step):
             # Measuring waits for the GPU, for ever if a rank is lost: find that out before.
