@@ -31,7 +31,7 @@ def as_array(file):
 
 
 def test_torchcodec_is_used_where_it_is_installed():
-    assert jpeg.HAS_TORCHCODEC == (find_spec("torchcodec") is not None)
+    assert (find_spec("torchcodec") is not None) == jpeg.HAS_TORCHCODEC
 
 
 @pytest.mark.filterwarnings("ignore:The image decoding and encoding:DeprecationWarning")
