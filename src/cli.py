@@ -18,8 +18,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from src.config import known_keys
-from src.familiar_words import explain_key, explain_options
+from src.config import CONF, known_keys
+from src.familiar_words import explain_key, explain_options, explain_word
 from src.runs.config_files import RENAMED_KEYS, RENAMED_VALUES
 
 CONFIG_ERRORS = (HydraException, OmegaConfBaseException, YAMLError)
@@ -115,8 +115,13 @@ def format_error(error: BaseException) -> str:
             return f"there is no {target[1]} to import: a _target_ names a function or a class"
         if cause is not None:
             return format_error(cause)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
-        return _format_choice(error.missing_cfg_file, error.options)
+    if isinstance(error, MissingConfigException):
+        listed = re.search(r"Could not load '(\w+)/(.+)'", str(error))  # such as logger=[csv,tenso]
+        if listed:
+            names = [path.stem for path in (CONF / listed[1]).glob("*.yaml")]
+            return _format_choice(f"{listed[1]}/{listed[2]}", names)
+        if error.missing_cfg_file and error.options:
+            return _format_choice(error.missing_cfg_file, error.options)
     # Hydra's text names the file that lacks the key; OmegaConf's has the key with its groups.
     unknown_key = re.search(r"not in struct\s+full_key: (\S+)", str(cause))
     if isinstance(error, HydraException) and unknown_key:
@@ -130,7 +135,10 @@ def format_error(error: BaseException) -> str:
     # More lines than two are of Hydra or Lightning, and say where in their code, not what to do.
     text = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
     if text.startswith("Ambiguous value for argument"):
-        return f"{text.split(chr(39))[1]} is a sweep: use python -m src.train -m ..."
+        argument = text.split("'")[1]
+        return explain_word(argument) or f"{argument} is a sweep: use python -m src.train -m ..."
+    if text.startswith("Config group override must be"):  # Hydra does not say which
+        return next(filter(None, map(explain_word, sys.argv[1:])), text)
     if type(error).__name__ == LIGHTNING_ERROR:
         return f"{text} Change the trainer.* keys; trainer.accelerator=auto uses what is there"
     return text

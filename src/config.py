@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices)
 from src.familiar_words import explain_word
 from src.runs.config_files import CONF, flatten, task_name
+from src.runs.loggers import check_loggers
 from src.runs.naming import run_key, run_name
 from src.runs.run_dir import RunDir
 
@@ -82,6 +83,8 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     values, defaults = to_dict(config), to_dict(usual)
     _check_values(values, defaults)
     _check_task(values, choices)
+    if config_name == "train":
+        check_loggers(values.setdefault("logger", {}))  # none at all with logger=null
     _set_num_classes(values, defaults["model"])
 
     # There always is an n, so only the command line tells whether somebody asked for one.

@@ -36,6 +36,8 @@ FAMILIAR_WORDS = {
     r"precision=(?:16|fp16)": "set trainer.precision=16-mixed, or bf16-mixed where it is native",
     r"precision=.*": PRECISION,
     r"wandb=.*|use_wandb=.*": "set logger=wandb",
+    r"logger=(\w+(?:,\w+)+)": r"set 'logger=[\1]'",
+    r"logger=(?:null|none|false)": "set logger=csv, which writes metrics.csv alone",
     r"scheduler=.*": "recipe.schedule has the learning rate's keys: lr, milestones and gamma; "
     "recipe=imagenet_plateau reduces it by the validation error",
     r"optimizer=.*|--optimizer[= ].*": OPTIMIZER,

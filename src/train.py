@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from src.cli import catch_user_errors, format_error, run_entry_point
 from src.config import CONF, find_run_dir, without_hydra
 from src.runs.lock import LockedError
+from src.runs.loggers import is_shown_in_wandb
 from src.runs.run_dir import RunDir
 from src.runs.wandb_identity import is_agent_trial
 from src.training.launcher import SweepLauncher, register_launcher
@@ -25,7 +26,7 @@ def main(config: DictConfig) -> None:
     run_dir.check_same_config()
     if run_dir.finished:
         print(f"{run_dir.path} is finished: {run_dir.describe_results()}")
-        if is_agent_trial() and run_dir.config["logger"]["name"] == "wandb":
+        if is_agent_trial() and is_shown_in_wandb(run_dir.config):
             # The agent's sweep waits for the result of this trial, which is a run of its own there.
             from src.training.callbacks.wandb import send_finished_run
 
@@ -85,7 +86,7 @@ class DevicesLauncher(SweepLauncher):
 
     def on_sweep_end(self, run_dirs: Sequence[RunDir]) -> None:
         """Save in W&B what compares the runs, if they are shown there."""
-        shown = [run for run in run_dirs if run.config["logger"]["name"] == "wandb"]
+        shown = [run for run in run_dirs if is_shown_in_wandb(run.config)]
         if shown and not is_agent_trial():
             from src.report.wandb_upload import send_sweep
 

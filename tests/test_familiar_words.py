@@ -43,6 +43,8 @@ WORDS = {
     "precision=16": "set trainer.precision=16-mixed",
     "precision=bf16": "set trainer.precision=16-mixed, bf16-mixed or 32-true",
     "wandb=true": "set logger=wandb",
+    "logger=csv,wandb": "set 'logger=[csv,wandb]'",
+    "logger=null": "set logger=csv",
     "scheduler=cosine": "recipe.schedule has",
     "optimizer=adam": "set recipe.optimizer._target_=torch.optim.NAME",
 }
@@ -69,6 +71,7 @@ def test_what_an_answer_says_to_set_is_accepted(answer):
     for word, value in values.items():
         answer = answer.replace(word, value)
     answer = answer.replace("accelerator=2", "accelerator=cpu")
+    answer = answer.replace("'logger=[2]'", "logger=[wandb]")
     answer = answer.replace("model=2", "model=resnet20").replace("data=2", "data=mnist")
     for override in re.findall(r"set (\S+=[^\s,;]+)", answer):
         find_run_dir(compose_config(override))

@@ -179,7 +179,7 @@ def files_with(text: str, *places: Path) -> list[Path]:
 def test_no_secret_reaches_a_file(tiny, capsys, tmp_path, monkeypatch):
     secret = "a-secret-that-nobody-must-see"
     monkeypatch.setenv("A_SECRET", secret)
-    path = tiny("logger=wandb", "logger.project=searched").path
+    path = tiny("logger=wandb", "logger.wandb.project=searched").path
     offline = OfflineRun(path)
     call_here(capsys, str(path), "-o", str(tmp_path / "report"), module=REPORT)
     for text in (KEY, secret):
@@ -199,7 +199,7 @@ def test_no_secret_reaches_a_file(tiny, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "override",
     [
-        "logger.project=${oc.env:A_SECRET}",
+        "logger.wandb.project=${oc.env:A_SECRET}",
         "data.scales=[1,'${oc.decode:${oc.env:A_SECRET}}']",
     ],
 )

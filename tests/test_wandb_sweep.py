@@ -32,7 +32,7 @@ def test_each_trial_is_a_run_that_the_command_line_accepts(sweep):
     config = find_run_dir(compose_config("logger=wandb", *trial_arguments(sweep))).config
     assert config["recipe"]["schedule"]["warmup_from_n"] is None
     assert config["data"]["val_images"] == 297
-    assert config["logger"]["project"] == sweep["project"]
+    assert config["logger"]["wandb"]["project"] == sweep["project"]
 
 
 def test_the_metric_is_one_that_runs_log(sweep):

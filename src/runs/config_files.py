@@ -24,6 +24,9 @@ RENAMED_KEYS = {
     "recipe.schedule.drops": "recipe.schedule.milestones",
     "recipe.schedule.divisor": "recipe.schedule.gamma",
     "recipe.schedule.max_drops": "recipe.schedule.max_reductions",
+    "logger.project": "logger.wandb.project",
+    "logger.entity": "logger.wandb.entity",
+    "logger.system_metrics": "logger.wandb.system_metrics",
 }
 # Values that were renamed, by the present name of their key; accepted in the same places.
 RENAMED_VALUES = {

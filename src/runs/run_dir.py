@@ -16,6 +16,7 @@ A directory is named by what the run is, so that the same command finds its own 
         error.txt              why the last attempt failed, if it did
         log.txt                the output of a run of a sweep
         wandb.json             which run of W&B it is, with logger=wandb
+        loggers.json           what TensorBoard, MLflow and other loggers have received
 """
 
 import json
@@ -126,11 +127,11 @@ class RunDir:
     @property
     def summary(self) -> dict[str, Any] | None:
         """The results, or None if the run is not finished."""
-        return self._read_json("summary")
+        return self.read_json("summary")
 
     def evaluation(self, protocol: str) -> dict[str, Any] | None:
         """Return the results of a protocol other than `center`; None if there are none."""
-        return self._read_json(protocol)
+        return self.read_json(protocol)
 
     @property
     def evaluated_as_configured(self) -> bool:
@@ -317,7 +318,8 @@ class RunDir:
         self.check_still_there()
         self.write_json("summary", summary)
 
-    def _read_json(self, name: str) -> dict[str, Any] | None:
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """Return the content of a JSON file, None if there is no such file."""
         path = self.path / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 

@@ -10,7 +10,7 @@ import os
 import secrets
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 
@@ -50,16 +50,20 @@ class WandbIdentity:
         if path.exists():
             stored = cls(**json.loads(path.read_text()))
         else:
-            # A run that was trained with logger=csv has no project of its own.
-            defaults = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())
-            logger = defaults | run_dir.config.get("logger", {})
-            stored = cls(logger["entity"], logger["project"], new_id(run_dir))
+            options = wandb_options(run_dir)
+            stored = cls(options["entity"], options["project"], new_id(run_dir))
         return replace(stored, project=project or stored.project, entity=entity or stored.entity)
 
     def write(self, run_dir: RunDir) -> None:
         """Write wandb.json, which a resumed run reads."""
         content = json.dumps(asdict(self), indent=2).encode()
         atomic_write(_path(run_dir), lambda file: file.write(content))
+
+
+def wandb_options(run_dir: RunDir) -> dict[str, Any]:
+    """Return the keys of `logger.wandb`, which a run with another logger has by default."""
+    defaults = yaml.safe_load((CONF / "logger" / "wandb.yaml").read_text())["wandb"]
+    return defaults | run_dir.config.get("logger", {}).get("wandb", {})
 
 
 def _path(run_dir: RunDir) -> Path:

@@ -1,7 +1,7 @@
 """Train one run with Lightning: from its last checkpoint or from scratch, up to its summary."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -18,12 +18,14 @@ from src.tasks.classification import Classifier
 from src.training.build import build
 from src.training.callbacks.base import NoProfiler
 from src.training.callbacks.checkpointing import Checkpointing
+from src.training.callbacks.external_logger import ExternalLogger
 from src.training.callbacks.layer_stats import LayerStats
 from src.training.callbacks.metrics import Metrics
 from src.training.callbacks.nan_guard import NaNGuard
 from src.training.callbacks.precise_bn import PreciseBN
 from src.training.callbacks.preemption import Preemption
 from src.training.callbacks.progress import Progress
+from src.training.callbacks.row_sender import RowSender
 from src.training.callbacks.stopwatch import Stopwatch
 from src.training.callbacks.wandb import WandbRun
 from src.training.checkpoint_io import VerifiedCheckpointIO, latest_valid_checkpoint
@@ -50,14 +52,14 @@ class RunCallbacks:
         checkpointing = Checkpointing(run_dir, intervals, preemption)
         self.stopwatch = Stopwatch()
         self.metrics = Metrics(run_dir, intervals, split, nan_guard)
-        self.wandb_run = make_wandb_run(run_dir, self.metrics)
+        self.senders = make_senders(run_dir, checkpointing)
         self.ordered = [
             self.stopwatch,
             preemption,
             self.metrics,
             PreciseBN(batches, intervals, self.stopwatch),
             LayerStats(run_dir, intervals),
-            *([self.wandb_run] if self.wandb_run else []),
+            *self.senders,
             Progress(run_dir, self.metrics, checkpointing),
             nan_guard,
             checkpointing,
@@ -65,10 +67,15 @@ class RunCallbacks:
         ]
 
 
-def make_wandb_run(run_dir: RunDir, metrics: Metrics) -> WandbRun | None:
-    """Return the callback for W&B if `logger=wandb` asks for it, on rank 0 alone."""
-    wanted = run_dir.config["logger"]["name"] == "wandb" and is_rank_zero()
-    return WandbRun(run_dir, metrics) if wanted else None
+def make_senders(run_dir: RunDir, checkpointing: Checkpointing) -> list[RowSender]:
+    """Return a callback for each logger that the config asks for, on rank 0 alone."""
+    names = run_dir.config["logger"] if is_rank_zero() else ()
+    return [
+        WandbRun(run_dir, checkpointing)
+        if name == "wandb"
+        else ExternalLogger(name, run_dir, checkpointing)
+        for name in names
+    ]
 
 
 def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
@@ -90,7 +97,9 @@ def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
 
     with run_dir.locked() if is_rank_zero() else nullcontext():
         checkpoint = latest_valid_checkpoint(run_dir.last_checkpoint)
-        with own.wandb_run or nullcontext():
+        with ExitStack() as senders:
+            for sender in own.senders:
+                senders.enter_context(sender)
             with report_lost_process(trainer):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             if split == "val" or trainer.precision != "32-true":

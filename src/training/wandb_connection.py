@@ -52,7 +52,7 @@ def default_entity() -> str:
 
     entity = wandb.setup().settings.entity or wandb.Api().default_entity
     if not entity:
-        raise ValueError("this account has no default entity: set logger.entity=TEAM")
+        raise ValueError("this account has no default entity: set logger.wandb.entity=TEAM")
     return str(entity)
 
 

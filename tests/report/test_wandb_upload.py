@@ -25,7 +25,7 @@ def write(tmp_path):
     """Return a function that writes a finished run of one project."""
 
     def write(kind="plain", project="deep", entity=None, **config):
-        logger = {"name": "wandb", "project": project, "entity": entity}
+        logger = {"wandb": {"project": project, "entity": entity}}
         config = make_config(kind, data="digits", **config) | {"logger": logger}
         return RunDir.open(write_run(tmp_path / project, config, ERRORS, final=(10.0, 20.0)))
 
@@ -135,7 +135,7 @@ def test_offline_one_message_has_the_command_to_run_later(write, send, capsys):
 def test_without_an_entity_the_message_names_the_key(write, send, server):
     write()
     server.default_entity = None
-    with pytest.raises(SystemExit, match="set logger.entity=TEAM"):
+    with pytest.raises(SystemExit, match="set logger.wandb.entity=TEAM"):
         send()
 
 
@@ -230,7 +230,7 @@ def test_a_sweep_saves_its_project_with_the_runs_that_are_there_and_no_others(
     for run_dir in (now, unfinished):
         # As the command line makes it, whatever logger the stored config has.
         run_dir.config |= {"output_dir": str(tmp_path)}
-        run_dir.config |= {"logger": {"name": "wandb", "project": "deep", "entity": None}}
+        run_dir.config |= {"logger": {"wandb": {"project": "deep", "entity": None}}}
     send_sweep([now, unfinished])
     output = capsys.readouterr().out
     assert "1 of 2 runs are complete in us/deep" in output

@@ -125,6 +125,7 @@ def test_a_stored_key_that_was_renamed_is_read_under_its_present_name(find, old)
     new = RENAMED_KEYS[old]
     overrides = ["data=imagenet"] if new == "data.color_noise" else []
     overrides += ["recipe=imagenet_plateau"] if new == "recipe.schedule.max_reductions" else []
+    overrides += ["logger=wandb"] if new.startswith("logger.wandb") else []
     run_dir = find(*overrides, "trainer.precision=32-true")
     run_dir.create()
     edit(run_dir, lambda flat: flat.update({old: flat.pop(new)}))

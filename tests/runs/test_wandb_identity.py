@@ -9,7 +9,7 @@ from src.runs.wandb_identity import WandbIdentity, new_id
 
 @pytest.fixture
 def run_dir(find):
-    run_dir = find("n=1", "logger=wandb", "logger.project=deep")
+    run_dir = find("n=1", "logger=wandb", "logger.wandb.project=deep")
     run_dir.create()
     return run_dir
 
@@ -25,7 +25,7 @@ def test_an_id_is_the_hash_of_the_run_key_and_random_digits(run_dir):
 def test_a_run_directory_remains_one_run_of_wandb_wherever_it_is_sent_from(run_dir, find):
     first = WandbIdentity.of(run_dir)
     first.write(run_dir)
-    resumed = find("n=1", "logger=wandb", "logger.project=other")
+    resumed = find("n=1", "logger=wandb", "logger.wandb.project=other")
     assert WandbIdentity.of(resumed) == first
     assert (first.entity, first.project) == (None, "deep")
 

@@ -56,7 +56,7 @@ def test_a_server_that_does_not_answer_makes_the_run_offline(monkeypatch, listen
 def test_a_user_without_a_default_entity_learns_which_key_names_the_team(server, monkeypatch):
     assert default_entity() == "us"
     server.default_entity = None
-    with pytest.raises(ValueError, match="set logger.entity=TEAM"):
+    with pytest.raises(ValueError, match="set logger.wandb.entity=TEAM"):
         default_entity()
     monkeypatch.setenv("WANDB_ENTITY", "team")
     wandb.teardown()

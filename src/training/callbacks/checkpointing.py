@@ -27,11 +27,13 @@ class Checkpointing(RunCallback):
     Attributes:
         previous_world_size: the world size that the loaded checkpoint was saved with; None without
             one.
+        saved_iteration: the iteration of the last checkpoint of this process, 0 before.
     """
 
     def __init__(self, run_dir: RunDir, intervals: Intervals, preemption: Preemption) -> None:
         self.run_dir, self.intervals, self.preemption = run_dir, intervals, preemption
         self.previous_world_size: int | None = None
+        self.saved_iteration = 0
         self.saved_at = time.monotonic()
 
     def on_train_start(self, *_: object) -> None:
@@ -58,7 +60,7 @@ class Checkpointing(RunCallback):
                 if trainer.is_global_zero:
                     self.run_dir.sync_csvs()  # a checkpoint relies on the rows before it
                 trainer.save_checkpoint(self.run_dir.last_checkpoint, weights_only=False)
-                self.saved_at = time.monotonic()
+                self.saved_at, self.saved_iteration = time.monotonic(), iteration
 
     def _enough_time_passed(self, trainer: Trainer) -> bool:
         """Return the same answer on all ranks, whose clocks differ."""

@@ -8,16 +8,16 @@ has no fallback.
 
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
+
+from pytorch_lightning import Trainer
 
 from src.runs.run_dir import RunDir
-from src.runs.wandb_identity import WandbIdentity, is_agent_trial, new_id
-from src.training.callbacks.base import RunCallback
+from src.runs.wandb_identity import WandbIdentity, is_agent_trial, new_id, wandb_options
 from src.training.callbacks.preemption import Interrupted
+from src.training.callbacks.row_sender import RowSender
 from src.training.wandb_connection import (
     AS_REQUESTED,
     choose_mode,
@@ -30,7 +30,7 @@ from src.training.wandb_init import init_run
 if TYPE_CHECKING:
     import wandb
 
-    from src.training.callbacks.metrics import Metrics
+    from src.training.callbacks.checkpointing import Checkpointing
 
 RETRY_INTERVAL = 300  # seconds between two attempts to reach a server that did not answer
 KILLED = 255  # the exit code that W&B shows as killed; it shows any other but 0 as failed
@@ -48,66 +48,67 @@ def exit_code(error: BaseException | None) -> int:
     return 0 if error is None or stopped_by_agent else 1
 
 
-class WandbRun(RunCallback):
-    """One W&B run for one run directory; a failure of W&B is reported and never ends the training.
+class WandbRun(RowSender):
+    """One W&B run for one run directory.
 
     As a context manager it closes the W&B run, with the results and with how the block ended.
 
     Args:
         run_dir: the directory of the run.
-        metrics: the callback that writes metrics.csv during training; None to send a finished run.
+        checkpointing: the callback that saves checkpoints; None to send a finished run.
         depth: the depth of the net; by default that of the net being trained.
         project, entity: of W&B; by default those of wandb.json, or of the run's config.
     """
 
+    receiver = "W&B"
+
     def __init__(
         self,
         run_dir: RunDir,
-        metrics: "Metrics | None" = None,
+        checkpointing: "Checkpointing | None" = None,
         depth: int | None = None,
         project: str | None = None,
         entity: str | None = None,
     ) -> None:
-        self.run_dir, self.metrics, self.depth = run_dir, metrics, depth
-        self.project, self.entity = project, entity
+        super().__init__(run_dir, checkpointing)
+        self.depth, self.project, self.entity = depth, project, entity
         self.run: wandb.Run | None = None
-        self.last_sent = 0  # the last iteration that W&B has
         self.retry_at: float | None = None  # None: not to be tried again
-        self.failed = False
-
-    def __enter__(self) -> Self:
-        """Begin."""
-        return self
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         """Close the W&B run."""
         preempted = isinstance(error, Interrupted) and not is_agent_trial()
         self.finish(exit_code(error), preempted)
 
-    def on_train_start(self, trainer: object, module: Any) -> None:
-        """Start the W&B run, now that metrics.csv is truncated to where the run resumes."""
-        self.depth = module.depth
-        self.start()
+    @property
+    def is_open(self) -> bool:
+        """Whether the W&B run takes rows."""
+        return self.run is not None
 
-    def on_train_batch_end(self, *_: object) -> None:
-        """Send a row that was just written."""
-        self._send_new_row()
+    @property
+    def remedy(self) -> str:
+        """What the user does about a failure."""
+        return (
+            f"{super().remedy}, and python -m src.report --wandb {self.run_dir.path} sends it when "
+            "the run is finished"
+        )
+
+    def on_train_start(self, trainer: Trainer, module: Any) -> None:
+        """Start the W&B run."""
+        self.depth = module.depth
+        super().on_train_start(trainer, module)
 
     def on_validation_end(self, *_: object) -> None:
-        """Send the row of the evaluation, and try again to reach a server that did not answer."""
+        """Send rows, and try again to reach a server that did not answer."""
         if self.retry_at is not None and time.monotonic() >= self.retry_at:
-            with self._report_failure():
+            with self.report_failure():
                 self._retry()
-        self._send_new_row()
-
-    def _send_new_row(self) -> None:
-        if self.metrics and self.metrics.written > self.last_sent:
-            self.send(self.metrics.row)
+        super().on_validation_end()
 
     def start(self) -> None:
         """Start or resume the W&B run, with the rows that metrics.csv has."""
         if self.run is None and not self.failed:
-            with self._report_failure():
+            with self.report_failure():
                 self._start()
 
     def _start(self) -> None:
@@ -128,8 +129,7 @@ class WandbRun(RunCallback):
         run.define_metric("iteration")
         run.define_metric("*", step_metric="iteration")
         self.last_sent = run.summary.get("iteration", 0) if run.resumed else 0
-        for row in self.run_dir.rows():
-            self.send(row)
+        self.send_covered_rows()
 
     def _retry(self) -> None:
         """Replace the offline run by one on the server, if that answers by now."""
@@ -184,25 +184,20 @@ class WandbRun(RunCallback):
 
     def _init(self, mode: Literal["online", "offline"]) -> "wandb.Run":
         # A finished run has nothing to measure on the machine that sends it.
-        measure = self.metrics and self.run_dir.config["logger"].get("system_metrics", True)
-        return init_run(self.run_dir, self.identity, self.depth, mode, measure=bool(measure))
+        measure = self.checkpointing is not None and wandb_options(self.run_dir)["system_metrics"]
+        return init_run(self.run_dir, self.identity, self.depth, mode, measure=measure)
 
-    def send(self, row: dict[str, float]) -> None:
-        """Send a row of metrics.csv, unless W&B has it already.
-
-        Not named `log`: Lightning sets that attribute of every callback to the LightningModule's.
-        """
-        iteration = int(row["iteration"])
-        if self.run is not None and not self.failed and iteration > self.last_sent:
-            with self._report_failure():
-                self.run.log({**row, "iteration": iteration})
-                self.last_sent = iteration
+    def log_row(self, row: dict[str, float]) -> None:
+        """Log a row; its iteration is an integer, as an x axis has it."""
+        assert self.run is not None
+        self.run.log({**row, "iteration": int(row["iteration"])})
 
     def finish(self, exit_code: int, preempted: bool = False) -> None:
         """Close the W&B run, with the results if there are any."""
         self.start()  # a run that failed before training shows at least how it ended
+        self.follow_checkpoint()
         if self.run is not None:
-            with self._report_failure():
+            with self.report_failure():
                 results = self.run_dir.summary or {}
                 known = {key: value for key, value in results.items() if value is not None}
                 self.run.summary.update(known)
@@ -226,20 +221,6 @@ class WandbRun(RunCallback):
         for part in self.run_dir.path.glob(f"wandb/{pattern}"):
             if part.name != keep and not part.is_symlink():  # such as latest-run
                 shutil.rmtree(part)
-
-    @contextmanager
-    def _report_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if not self.failed:
-                print(
-                    f"W&B failed ({first_line(error)}); {self.run_dir.metrics} has everything, and "
-                    "python -m "
-                    f"src.report --wandb {self.run_dir.path} sends it when the run is finished",
-                    flush=True,
-                )
-            self.failed = True
 
 
 def send_finished_run(

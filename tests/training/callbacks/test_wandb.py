@@ -10,12 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 import wandb
-import yaml
 from command_line import call_here
 from conftest import ROOT
 from fake_wandb_server import KEY, OfflineRun
 
-from src.config import CONF
 from src.tasks.classification import Classifier
 from src.training import wandb_init
 from src.training.callbacks import wandb as wandb_callback
@@ -120,7 +118,7 @@ def files_below(path):
 
 
 def test_a_training_run_sends_each_of_its_rows_and_its_results(tiny):
-    run_dir = tiny("logger=wandb", "logger.project=deep")
+    run_dir = tiny("logger=wandb", "logger.wandb.project=deep")
     run = OfflineRun(run_dir.path)
     assert run.rows == run_dir.rows()
     assert (run.run.project, run.config["depth"], run.exit_codes) == ("deep", 8, [0])
@@ -318,17 +316,6 @@ def test_a_user_can_turn_wandb_off(make, monkeypatch, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_each_logger_is_a_name_and_what_its_runs_need():
-    files = (CONF / "logger").glob("*.yaml")
-    loggers = {path.stem: yaml.safe_load(path.read_text()) for path in files}
-    assert {name: logger.pop("name") for name, logger in loggers.items()} == {
-        "csv": "csv",
-        "wandb": "wandb",
-    }
-    wandb_keys = {"project": "deep-residual-learning", "entity": None, "system_metrics": True}
-    assert loggers == {"csv": {}, "wandb": wandb_keys}
-
-
 def test_a_run_repeated_in_another_directory_is_another_run_of_wandb(make, server, tmp_path):
     first = make()
     send_run(first)
@@ -481,9 +468,9 @@ def test_system_metrics_are_measured_unless_turned_off(make, monkeypatch, enable
         return init(**options)
 
     monkeypatch.setattr(wandb, "init", record)
-    run_dir = make("logger=wandb", f"logger.system_metrics={enabled}")
-    metrics = SimpleNamespace(written=0)
-    for run in (WandbRun(run_dir, metrics, depth=8), wandb_run(run_dir)):
+    run_dir = make("logger=wandb", f"logger.wandb.system_metrics={enabled}")
+    checkpointing = SimpleNamespace(saved_iteration=0)
+    for run in (WandbRun(run_dir, checkpointing, depth=8), wandb_run(run_dir)):
         with run:
             run.start()
     # The second one sends a run that is trained already.
