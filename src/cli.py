@@ -130,6 +130,8 @@ def format_error(error: BaseException) -> str:
             return answer
         config_name = "evaluate" if "evaluate" in sys.argv[0] else "train"
         suggestion = did_you_mean(unknown_key[1], known_keys(config_name, sys.argv[1:]))
+        if unknown_key[1].startswith("trainer."):
+            suggestion += f"; set +{unknown_key[1]}=VALUE for a flag of Lightning's Trainer"
         return f"there is no key {unknown_key[1]}{suggestion}; --help lists all keys"
 
     # More lines than two are of Hydra or Lightning, and say where in their code, not what to do.

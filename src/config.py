@@ -1,6 +1,8 @@
 """Compose and validate configs with Hydra, and find the run directory that belongs to one."""
 
+from inspect import signature
 from pathlib import Path
+from pydoc import locate
 from typing import Any, cast
 
 from hydra import compose, initialize_config_dir
@@ -10,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices)
 from src.familiar_words import explain_word
-from src.runs.config_files import CONF, flatten, task_name
+from src.runs.config_files import CONF, file_defaults, flatten, task_name
 from src.runs.loggers import check_loggers
 from src.runs.naming import run_key, run_name
 from src.runs.run_dir import RunDir
@@ -83,9 +85,16 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     values, defaults = to_dict(config), to_dict(usual)
     _check_values(values, defaults)
     _check_task(values, choices)
+    if values["model"]["_target_"] == "???":
+        raise ValueError(
+            "model=custom needs model._target_=FUNCTION, such as torchvision.models.resnet18, and "
+            "its arguments, such as +model.num_classes=10"
+        )
     if config_name == "train":
         check_loggers(values.setdefault("logger", {}))  # none at all with logger=null
     _set_num_classes(values, defaults["model"])
+    if config_name == "train":
+        _leave_out_arguments(values["recipe"], file_defaults("recipe", choices["recipe"]))
 
     # There always is an n, so only the command line tells whether somebody asked for one.
     n_is_set = any(override.startswith("n=") for override in hydra_config.overrides.task)
@@ -132,16 +141,37 @@ def _set_num_classes(values: dict[str, Any], default_model: dict[str, Any]) -> N
         model["num_classes"] = data["num_classes"]
 
 
+def _leave_out_arguments(recipe: dict[str, Any], file_values: dict[str, Any]) -> None:
+    """Leave out what another optimizer or schedule than the recipe's does not take.
+
+    Its arguments are merged into those of the recipe's file, such as SGD's momentum. What was set
+    on the command line to another value stays, and is an error if it is not taken.
+    """
+    for name in ("optimizer", "schedule"):
+        options = recipe[name]
+        if options["_target_"] == file_values[f"recipe.{name}._target_"]:
+            continue
+        target = locate(options["_target_"])  # imports torch, or is None and an error later
+        if not callable(target):
+            continue
+        taken = {"_target_", "_partial_", "lr", *signature(target).parameters}
+        for key in options.keys() - taken:
+            if options[key] == file_values.get(f"recipe.{name}.{key}"):
+                del options[key]
+
+
 def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
     flat_defaults = flatten(defaults)
     groups = {group: key for key in flat_defaults for group in parents(key)}
     for key, value in flatten(values).items():
+        answer = explain_word(f"{key}={value}")
         if key.partition(".")[0] not in defaults:
-            answer = explain_word(f"{key}={value}")
             raise ValueError(answer or f"there is no key {key}; --help lists all keys")
-        if key in groups and not isinstance(value, dict):
-            answer = explain_word(f"{key}={value}")
-            raise ValueError(answer or f"{key}={value}: set its keys, such as {groups[key]}")
+        if (key in groups or flat_defaults.get(key) == {}) and not isinstance(value, dict):
+            example = groups.get(key, f"{key}.NAME")
+            raise ValueError(answer or f"{key}={value}: set its keys, such as {example}")
+        if answer and key.startswith("trainer.") and key not in flat_defaults:
+            raise ValueError(answer)  # an argument of Lightning's Trainer that a run sets itself
         # A dict in place of a single value.
         for name in parents(key):
             single = flat_defaults.get(name)

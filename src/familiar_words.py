@@ -19,12 +19,27 @@ FAMILIAR_WORDS = {
     r"(?:ckpt_path|resume|resume_from_checkpoint)=.*|--resume(?:[ =].*)?": RESUME,
     r"trainer=(?:ddp\w*)": "set trainer.devices=N, which trains on N GPUs by DDP",
     r"trainer=(gpu|cpu|mps)": r"set trainer.accelerator=\1",
-    r"(?:trainer\.max_epochs|max_epochs|(?:--)?epochs)[= ].*": ITERATIONS,
-    r"(?:trainer\.)?max_steps=(.*)": r"set recipe.iterations=\1",
+    r"(?:(?:trainer\.)?m(?:ax|in)_epochs|trainer\.max_time|(?:--)?epochs)[= ].*": ITERATIONS,
+    r"(?:trainer\.)?m(?:ax|in)_steps=(.*)": r"set recipe.iterations=\1",
+    r"trainer\.(?:limit_\w+_batches|overfit_batches|fast_dev_run)=.*": "for a quick trial set "
+    "recipe.iterations=20",
+    r"trainer\.(?:val_check_interval|check_val_every_n_epoch|num_sanity_val_steps)=.*": "set "
+    "recipe.eval_every=N, in iterations",
+    r"trainer\.log_every_n_steps=(.*)": r"set recipe.log_every=\1",
+    r"trainer\.accumulate_grad_batches=.*": "set recipe.batch_size=N, the images of an update",
+    r"trainer\.logger=.*": "set logger=tensorboard, mlflow or wandb",
+    r"trainer\.enable_checkpointing=.*": "every run saves checkpoints: set "
+    "checkpoint_seconds=600 for fewer",
+    r"trainer\.callbacks=.*": "add one with +callbacks.NAME._target_=CLASS",
+    r"trainer\.default_root_dir=(.*)": r"set output_dir=\1",
+    r"trainer\.profiler=.*": "python -m src.benchmark profile shows where the time goes",
+    r"trainer\.benchmark=.*": "it is on unless trainer.deterministic=true",
+    r"trainer\.(?:plugins|use_distributed_sampler|reload_dataloaders\w+|enable_progress_bar|"
+    r"enable_model_summary)=.*": "leave it out: the run sets it itself",
     r"debug=.*": "for a quick trial set recipe.iterations=20; HYDRA_FULL_ERROR=1 shows tracebacks",
     r"hparams_search=.*": "experiments/wandb_sweep.yaml is a search by W&B; -m sweeps over values",
-    r"callbacks=.*": "a run has all of its callbacks: how often they act is recipe.log_every, "
-    "eval_every and checkpoint_every",
+    r"callbacks=.*": "add one with +callbacks.NAME._target_=CLASS; how often the run's own act is "
+    "recipe.log_every, eval_every and checkpoint_every",
     r"(?:(?:model|optimizer)\.|--)?lr[= ](.*)": r"set recipe.schedule.lr=\1",
     r"(?:data\.|--)?batch[_-]size[= ](.*)": r"set recipe.batch_size=\1, over all devices",
     r"(?:data\.)?num_workers=.*": "leave it out: these data are in memory and need no workers; "

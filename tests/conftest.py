@@ -129,6 +129,12 @@ def tiny_until(tiny: Callable[..., RunDir]) -> Callable[..., None]:
 
 
 @pytest.fixture
+def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make compile=inductor skip the compiler: only its training step differs from Lightning's."""
+    monkeypatch.setattr("src.models.resnet.ResidualNet.compile", lambda net: None)
+
+
+@pytest.fixture
 def wandb_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A user of W&B who asked for nothing to be sent; see `fake_wandb_server.environment`."""
     import wandb

@@ -22,9 +22,20 @@ WORDS = {
     "epochs=3": "set recipe.iterations=N",
     "--epochs 90": "set recipe.iterations=N",
     "trainer.max_steps=10": "set recipe.iterations=10",
+    "+trainer.limit_train_batches=2": "set recipe.iterations=20",
+    "+trainer.val_check_interval=0.5": "set recipe.eval_every=N",
+    "trainer.log_every_n_steps=50": "set recipe.log_every=50",
+    "+trainer.accumulate_grad_batches=2": "set recipe.batch_size=N",
+    "+trainer.logger=true": "set logger=tensorboard",
+    "+trainer.enable_checkpointing=false": "set checkpoint_seconds=600",
+    "+trainer.callbacks=[]": "add one with +callbacks.NAME._target_=CLASS",
+    "+trainer.default_root_dir=there": "set output_dir=there",
+    "+trainer.profiler=simple": "python -m src.benchmark profile",
+    "+trainer.benchmark=true": "unless trainer.deterministic=true",
+    "+trainer.enable_progress_bar=false": "leave it out",
     "debug=true": "set recipe.iterations=20",
     "hparams_search=optuna": "experiments/wandb_sweep.yaml",
-    "callbacks=default": "recipe.log_every",
+    "callbacks=default": "add one with +callbacks.NAME._target_=CLASS",
     "lr=0.3": "set recipe.schedule.lr=0.3",
     "+lr=0.3": "set recipe.schedule.lr=0.3",
     "optimizer.lr=0.3": "set recipe.schedule.lr=0.3",
@@ -70,7 +81,7 @@ def test_what_an_answer_says_to_set_is_accepted(answer):
     values = {r"\1": "2", "=N": "=2", "torch.optim.NAME": "torch.optim.AdamW"}
     for word, value in values.items():
         answer = answer.replace(word, value)
-    answer = answer.replace("accelerator=2", "accelerator=cpu")
+    answer = answer.replace("accelerator=2", "accelerator=cpu").replace("_dir=2", "_dir=there")
     answer = answer.replace("'logger=[2]'", "logger=[wandb]")
     answer = answer.replace("model=2", "model=resnet20").replace("data=2", "data=mnist")
     for override in re.findall(r"set (\S+=[^\s,;]+)", answer):
@@ -80,7 +91,8 @@ def test_what_an_answer_says_to_set_is_accepted(answer):
 def test_words_of_this_project_are_none_of_another():
     keys = flatten(to_dict(compose_config("data=imagenet")))
     familiar = {key for key in keys for p in FAMILIAR_WORDS if re.fullmatch(p, f"{key}=1")}
-    assert familiar <= {"data.num_workers"}  # which other data do not have
+    # What other data do not have, and a group.
+    assert familiar <= {"data.num_workers", "callbacks"}
 
 
 @pytest.mark.slow

@@ -157,6 +157,11 @@ def paper_result(row: Row) -> Row | None:
     return next((result for result in results if wanted.items() <= result.items()), None)
 
 
+def layers_cell(row: Row) -> str:
+    """Return the depth of a net as a cell of a table; that of a net from elsewhere is unknown."""
+    return str(row["depth"] or "-")
+
+
 def join(name: str, label: str) -> str:
     """Return `plain-20, bf16-mixed`, or the name alone if its label is empty."""
     return f"{name}, {label}" if label else name

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from src.report.comparison import group_names, group_seeds
+from src.report.comparison import group_names, group_seeds, layers_cell
 from src.report.confidence import Sample
 from src.report.results import Run
 from src.tables import Row, markdown_table
@@ -49,7 +49,7 @@ def convergence_table(rows: Sequence[Row]) -> str:
     lines, groups = [], group_seeds(rows)
     for name, seeds in zip(group_names(groups), groups, strict=True):
         cells = [_describe([row[f"below_{t}"] for row in seeds]) for t in THRESHOLDS]
-        lines.append([name, str(seeds[0]["depth"]), *cells, str(len(seeds))])
+        lines.append([name, layers_cell(seeds[0]), *cells, str(len(seeds))])
     return markdown_table(["net", "layers", *(f"below {t}%" for t in THRESHOLDS), "seeds"], lines)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from src.report.comparison import group_names, group_seeds
+from src.report.comparison import group_names, group_seeds, layers_cell
 from src.report.confidence import Sample
 from src.report.differences import Measures, seed_statistics
 from src.tables import Row, markdown_table
@@ -68,7 +68,7 @@ def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
     return [
         {
             "net": name,
-            "layers": str(seeds[0]["depth"]),
+            "layers": layers_cell(seeds[0]),
             "parameters": f"{seeds[0]['parameters'] / 1e6:,.2f} M",
             **{title: _sample(seeds, key) for title, key in metrics(seeds).columns.items()},
             "seeds": str(len(seeds)),

@@ -66,7 +66,7 @@ def styles(runs: Sequence[Run], keys: str = ".*") -> list[Style]:
     return [
         Style(
             order[kind],
-            join(f"{kind[0]} layers", kind[1]),
+            join(f"{kind[0]} layers" if kind[0] else run.net, kind[1]),
             family_color(run.row["family"], order[kind] / deepest),
         )
         for run, kind in zip(runs, kinds, strict=True)

@@ -13,7 +13,7 @@ from plotly import graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from src.report.comparison import group_seeds
+from src.report.comparison import group_seeds, layers_cell
 from src.report.detection import class_lines, detection_facts, detection_lines
 from src.report.differences import claim, degradation, seed_statistics
 from src.report.interactive import FILTERS, axis_views, curve_figures, depth_figures, filter_values
@@ -153,7 +153,7 @@ def _run_line(run: Run) -> dict[str, str]:
         "run": row["run"],
         "state": f"failed: {run.error}" if run.error else run.state,
         "family": row["family"],
-        "layers": str(row["depth"]),
+        "layers": layers_cell(row),
         "shortcut": row["shortcut"] or "-",
         "seed": str(row["seed"]),
         "iterations": f"{part}{row['iterations']:,}",

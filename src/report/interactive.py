@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from plotly import graph_objects as go
 
 from src.report.colors import family_color
-from src.report.comparison import DEPTH, group_by, join
+from src.report.comparison import DEPTH, group_by, join, layers_cell
 from src.report.figures import Style, error_limit, styles
 from src.report.results import BY_DEPTH, CURVES, Run, group_runs
 from src.tables import Row
@@ -143,7 +143,8 @@ def depth_figures(runs: Sequence[Run]) -> list[go.Figure]:
     """
     runs = [run for run in runs if run.finished]
     series = group_runs(runs, ignore=DEPTH)
-    depths = sorted({run.row["depth"] for run in runs})
+    ordered = sorted(runs, key=lambda run: run.row["depth"])
+    depths = list(dict.fromkeys(layers_cell(run.row) for run in ordered))
 
     figures = []
     for column, title in BY_DEPTH.items() if runs else ():
@@ -154,7 +155,11 @@ def depth_figures(runs: Sequence[Run]) -> list[go.Figure]:
         ]
         figure = _figure(traces, title, BY_DEPTH_HEIGHT)
         # Categories, as on a scale of numbers 1202 layers would press all others together.
-        axis = {"type": "category", "categoryorder": "array", "categoryarray": depths}
+        axis = {
+            "type": "category",
+            "categoryorder": "array",
+            "categoryarray": list(dict.fromkeys(depths)),
+        }
         figure.update_xaxes(title="layers", **axis)
         figures.append(figure.update_yaxes(rangemode="tozero"))
     return figures
@@ -162,7 +167,7 @@ def depth_figures(runs: Sequence[Run]) -> list[go.Figure]:
 
 def _depth_traces(runs: Sequence[Run], label: str, symbol: str, column: str) -> list[go.Scatter]:
     """Return the line of the means, and a point for each run."""
-    by_depth = group_by(runs, lambda run: str(run.row["depth"]))
+    by_depth = group_by(runs, lambda run: layers_cell(run.row))
     means = [mean(run.row[column] for run in members) for members in by_depth.values()]
     meta = filter_values(runs[0].row, ("family", "shortcut"))
     family = meta["family"]
@@ -183,7 +188,7 @@ def _depth_traces(runs: Sequence[Run], label: str, symbol: str, column: str) -> 
     points = [
         go.Scatter(
             # A trace of its own, because the page filters traces, not points.
-            x=[str(run.row["depth"])],
+            x=[layers_cell(run.row)],
             y=[run.row[column]],
             mode="markers",
             marker=marker | {"opacity": 0.5},

@@ -85,8 +85,9 @@ class Run:
 
     @property
     def net(self) -> str:
-        """Family and depth: `plain-20`."""
-        return f"{self.row['family']}-{self.row['depth']}"
+        """Family and depth: `plain-20`; the family alone if the depth is unknown."""
+        depth = self.row["depth"]
+        return f"{self.row['family']}-{depth}" if depth else self.row["family"]
 
     def curve(self, column: str) -> Curve:
         """Return (iteration, value) wherever a column of metrics.csv has a finite value."""
@@ -167,7 +168,7 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     row, summary = _config_row(path.name, config), run_dir.summary
     if summary is not None:
         # The config is what runs are compared by, but only the net itself knows its depth.
-        row |= _summary_row(path, summary) | row | {"depth": summary["depth"]}
+        row |= _summary_row(path, summary) | row | {"depth": summary.get("depth") or 0}
         row["batch_norm_images"] = _batch_norm_images(config, summary.get("devices", 1))
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
@@ -195,14 +196,14 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
 def _config_row(name: str, config: dict[str, Any]) -> Row:
     """Return what a config says of its run, under the keys of summary.json."""
     model, choices = config["model"], config["choices"]
-    # 6n+2 layers (Sec. 4.2); bottleneck blocks have three layers in place of two.
+    # 6n+2 layers (Sec. 4.2); bottleneck blocks have three layers in place of two. 0: unknown.
     layers_per_n = 9 if model["_target_"].endswith("_bottleneck") else 6
     return {
         "run": name,
         "family": family(config),
         "model": str(choices["model"]),
         "n": model.get("n"),
-        "depth": int(model["depth"] if "depth" in model else layers_per_n * model["n"] + 2),
+        "depth": int(model.get("depth", layers_per_n * model["n"] + 2 if "n" in model else 0)),
         "shortcut": model.get("shortcut"),
         "data": str(choices["data"]),
         "task": task_name(choices),
@@ -229,7 +230,7 @@ def _batch_norm_images(config: dict[str, Any], world_size: int) -> str:
 
 def _summary_row(path: Path, summary: Row) -> Row:
     # Without these numbers, tables and figures could not be made of it.
-    needed = ("depth", "parameters", *REQUIRED[summary.get("task", "classification")])
+    needed = ("parameters", *REQUIRED[summary.get("task", "classification")])
     missing = [key for key in needed if not isinstance(summary.get(key), int | float)]
     if missing:
         raise ValueError(f"summary.json has no number for {', '.join(missing)}")

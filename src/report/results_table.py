@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.report.comparison import PAPER_DATA, group_names, group_seeds, paper_result
+from src.report.comparison import PAPER_DATA, group_names, group_seeds, layers_cell, paper_result
 from src.report.confidence import Sample, format_difference, paper_interval
 from src.report.convergence import convergence_table
 from src.report.departures import departure_table
@@ -51,7 +51,7 @@ def _results_line(name: str, seeds: Sequence[Row]) -> dict[str, str]:
     )
     line = {
         "net": name,
-        "layers": str(row["depth"]),
+        "layers": layers_cell(row),
         "shortcut": row["shortcut"] or "-",
         "parameters": f"{row['parameters'] / 1e6:,.2f} M",
         "multiply-adds": f"{row['macs'] / 1e6:,.2f} M",

@@ -91,6 +91,8 @@ def net_name(model: str, n: int | None) -> str:
 
 def family(config: dict[str, Any]) -> str:
     """Return `plain`, `residual` or another kind of net, by the function that builds it."""
-    function = config["model"]["_target_"].rpartition(".")[2]
+    model = config["model"]
+    # timm has one function for all nets.
+    function = model.get("model_name", model["_target_"].rpartition(".")[2])
     name = function.removesuffix("_imagenet").removesuffix("_bottleneck")
     return {"resnet": "residual", "preact_resnet": "preactivation"}.get(name, name)

@@ -16,6 +16,7 @@ from src.runs.config_files import task_name
 from src.tasks.base import Task
 from src.tasks.classification import Batch, Classifier
 from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
+from src.training.lr_schedule import make_schedule
 from src.training.optimizer import optimizer_factory
 
 
@@ -36,14 +37,17 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     if "inductor" in mode:
         net.compile()
     n, iterations = config["model"].get("n"), recipe["iterations"]
-    schedule = instantiate(recipe["schedule"], n=n, iterations=iterations, _convert_="all")
+    schedule = make_schedule(recipe["schedule"], n, iterations)
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
     data = instantiate(config["data"], **stream, _convert_="all")
     data.check_protocol(config["protocol"])
     data.trainer = trainer
     data.prepare_data()
     data.setup("fit")
-    training = {"optimizer": optimizer_factory(recipe), "schedule": schedule}
+    training = {
+        "optimizer": optimizer_factory(recipe, bool(trainer.gradient_clip_val)),
+        "schedule": schedule,
+    }
     if not classifies:
         if config["weights"]:
             task: Any = get_class(config["task"]["_target_"])
@@ -73,7 +77,10 @@ def build_net(config: dict[str, Any], world_size: int) -> Any:
             )
         images_per_process = recipe["batch_size"] // world_size
         limit_batch_norm_images(net, recipe["batch_norm_images"], images_per_process)
-    net.activation_checkpointing = config["activation_checkpointing"]
+    if hasattr(net, "activation_checkpointing"):
+        net.activation_checkpointing = config["activation_checkpointing"]
+    elif config["activation_checkpointing"]:
+        raise ValueError("this net has no activation checkpointing: leave that key out")
     return net
 
 

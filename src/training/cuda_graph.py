@@ -4,13 +4,20 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning import Trainer
+from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch.optim import Optimizer
 
 from src.tasks.classification import Classifier, with_fixed_signature
 
+# The hooks of callbacks that Lightning calls around its own backward pass and update.
+GRADIENT_HOOKS = (
+    "on_before_zero_grad",
+    "on_before_backward",
+    "on_after_backward",
+    "on_before_optimizer_step",
+)
 MODES = ("auto", "none", "cudagraph", "inductor", "inductor+cudagraph")
 
 
@@ -45,12 +52,9 @@ def resolve_compile(mode: str, trainer: Trainer, activation_checkpointing: bool 
 
 
 def ignored_settings(trainer: Trainer) -> list[str]:
-    """Return the settings that Lightning applies around its own backward pass and update alone."""
+    """Return what Lightning applies around its own backward pass and update alone."""
     settings = {
         f"trainer.gradient_clip_val={trainer.gradient_clip_val}": trainer.gradient_clip_val,
-        f"trainer.accumulate_grad_batches={trainer.accumulate_grad_batches}": (
-            trainer.accumulate_grad_batches > 1
-        ),
         # Gradients in half precision vanish unless the loss is scaled.
         f"trainer.precision={trainer.precision}": trainer.precision == "16-mixed",
         # DDP reduces the gradients in its own backward pass, also in the only process.
@@ -58,7 +62,13 @@ def ignored_settings(trainer: Trainer) -> list[str]:
             trainer.strategy, SingleDeviceStrategy
         ),
     }
-    return [setting for setting, is_ignored in settings.items() if is_ignored]
+    hooks = {
+        f"{type(callback).__name__}.{hook}": getattr(type(callback), hook)
+        not in (None, getattr(Callback, hook))
+        for callback in trainer.callbacks  # type: ignore[attr-defined]
+        for hook in GRADIENT_HOOKS
+    }
+    return [setting for setting, is_ignored in (settings | hooks).items() if is_ignored]
 
 
 class CUDAGraphStep:

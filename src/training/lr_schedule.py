@@ -1,13 +1,19 @@
 """Learning-rate schedules: by iteration (Sec. 4.2), or by the validation error (Sec. 3.4).
 
-torch's schedulers are not used: they multiply the learning rate again and again, which gives
-0.010000000000000002 where the paper says 0.01, and none of them starts with a warm-up that ends at
-a training error.
+torch's schedulers are not used for them: they multiply the learning rate again and again, which
+gives 0.010000000000000002 where the paper says 0.01, and none of them starts with a warm-up that
+ends at a training error.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 
 def reduced_lr(lr: float, gamma: float, times: int) -> float:
@@ -131,3 +137,66 @@ class PlateauSchedule:
         """Restore the state of `state_dict`."""
         self.best, self.waited = state["best"], state["waited"]
         self.reductions = state["reductions"]
+
+
+class TorchSchedule:
+    """A learning rate by iteration that one of torch's schedulers gives, such as a cosine.
+
+    Args:
+        lr: learning rate that the scheduler starts from.
+        scheduler: makes the scheduler from an optimizer.
+    """
+
+    def __init__(self, lr: float, scheduler: Callable[[Optimizer], LRScheduler]) -> None:
+        # Of nothing: the LightningModule sets the learning rate of what is trained.
+        self.optimizer = torch.optim.SGD([torch.zeros(1)], lr)
+        self.scheduler = scheduler(self.optimizer)
+        self.iteration = 0
+
+    def __call__(self, iteration: int) -> float:
+        """Return the learning rate of an iteration that is not before that of the last call."""
+        while self.iteration < iteration:
+            self.optimizer.step()  # the scheduler warns otherwise
+            self.scheduler.step()
+            self.iteration += 1
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def on_train_error(self, error: float) -> None:
+        """No-op: this schedule depends on the iteration alone."""
+
+    def on_eval_error(self, error: float) -> None:
+        """No-op: this schedule depends on the iteration alone."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: a resumed run steps to its iteration again."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """No-op, as there is no state."""
+
+
+def make_schedule(options: dict[str, Any], n: int | None, iterations: int) -> Any:
+    """Return the schedule that `recipe.schedule` describes.
+
+    Args:
+        options: its `_target_`, a schedule as those above or a scheduler of torch's, and its
+            arguments; for a scheduler of torch's also `lr`.
+        n: the paper's n; None for a net that has none.
+        iterations: length of the run.
+
+    Raises:
+        ValueError: the scheduler needs other arguments, or more than the iteration.
+    """
+    target = get_object(options["_target_"])
+    if not (isinstance(target, type) and issubclass(target, LRScheduler)):
+        return instantiate(options, n=n, iterations=iterations, _convert_="all")
+    if target is ReduceLROnPlateau:
+        raise ValueError(
+            "ReduceLROnPlateau needs an error: set "
+            "recipe.schedule._target_=src.training.lr_schedule.PlateauSchedule"
+        )
+    arguments = {key: value for key, value in options.items() if key not in ("_target_", "lr")}
+    try:
+        return TorchSchedule(options["lr"], partial(target, **arguments))
+    except TypeError as error:
+        raise ValueError(f"{error}: set its arguments with +recipe.schedule.NAME=VALUE") from error

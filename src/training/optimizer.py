@@ -8,9 +8,18 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
-def optimizer_factory(recipe: dict[str, Any]) -> Callable[..., Optimizer]:
-    """Return a function that makes the optimizer from parameters and a first learning rate."""
-    make: Callable[..., Optimizer] = instantiate(recipe["optimizer"])
+def optimizer_factory(recipe: dict[str, Any], clips: bool = False) -> Callable[..., Optimizer]:
+    """Return a function that makes the optimizer from parameters and a first learning rate.
+
+    Args:
+        recipe: The recipe of a run.
+        clips: Whether Lightning clips the gradients, which it refuses to do for a fused optimizer
+            in mixed precision.
+    """
+    options = recipe["optimizer"]
+    if clips and "fused" in options:
+        options = options | {"fused": False}
+    make: Callable[..., Optimizer] = instantiate(options)
     if recipe["decay_norm_and_bias"]:
         return make
 

@@ -5,6 +5,7 @@ from contextlib import ExitStack, nullcontext
 from typing import Any
 
 import torch
+from hydra.utils import instantiate
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.plugins import Precision
 
@@ -62,6 +63,8 @@ class RunCallbacks:
             *self.senders,
             Progress(run_dir, self.metrics, checkpointing),
             nan_guard,
+            # Before the checkpoint, which holds their state.
+            *make_user_callbacks(config["callbacks"]),
             checkpointing,
             LostProcessTimeout(),
         ]
@@ -76,6 +79,25 @@ def make_senders(run_dir: RunDir, checkpointing: Checkpointing) -> list[RowSende
         else ExternalLogger(name, run_dir, checkpointing)
         for name in names
     ]
+
+
+def make_user_callbacks(callbacks: dict[str, Any]) -> list[Callback]:
+    """Return the callbacks that the user adds to a run.
+
+    Raises:
+        ValueError: one of them is no callback.
+    """
+    made = []
+    for name, options in callbacks.items():
+        has_target = isinstance(options, dict) and "_target_" in options
+        callback = instantiate(options, _convert_="all") if has_target else None
+        if not isinstance(callback, Callback):
+            raise ValueError(
+                f"callbacks.{name} is no callback of Lightning's: "
+                f"set +callbacks.{name}._target_=CLASS"
+            )
+        made.append(callback)
+    return made
 
 
 def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:

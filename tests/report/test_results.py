@@ -66,7 +66,7 @@ def test_plain_nets_come_first_then_residual_ones_by_depth(tmp_path):
     ("file", "text", "reason"),
     [
         ("summary.json", '{"train_error": 1', "JSONDecodeError"),
-        ("summary.json", '{"train_error": null}', "no number for depth, parameters, macs"),
+        ("summary.json", '{"train_error": null}', "no number for parameters, macs"),
         ("config.yaml", "model: [", "ParserError"),
         ("config.yaml", "", "holds no config of a run"),
         ("config.yaml", "choices: {data: digits, model: plain}", "KeyError"),

@@ -23,15 +23,9 @@ from src.training.cuda_graph import CapturedStepClassifier, CUDAGraphStep, resol
 from src.training.trainer import make_trainer
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Make compile=inductor skip the compiler: only its training step differs from Lightning's."""
-    monkeypatch.setattr("src.models.resnet.ResidualNet.compile", lambda net: None)
-
-
 def trainer_on(device, world_size, **settings):
     """Return what `resolve_compile` asks a Trainer."""
-    usual = {"gradient_clip_val": None, "accumulate_grad_batches": 1, "precision": "32-true"}
+    usual = {"gradient_clip_val": None, "precision": "32-true", "callbacks": []}
     strategy = SingleDeviceStrategy(torch.device(device))
     return SimpleNamespace(strategy=strategy, world_size=world_size, **usual | settings)
 
@@ -75,7 +69,6 @@ def test_a_mode_that_is_unknown_or_impossible_is_refused(arguments, message):
     ("override", "ignored"),
     [
         ("+trainer.gradient_clip_val=1.0", "trainer.gradient_clip_val=1.0"),
-        ("+trainer.accumulate_grad_batches=2", "trainer.accumulate_grad_batches=2"),
         ("trainer.strategy=ddp", "trainer.strategy=DDPStrategy"),
     ],
 )

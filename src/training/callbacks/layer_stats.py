@@ -1,6 +1,6 @@
 """Measure single layers: gradient norms and first signals (Sec. 4.1), responses (Fig. 7)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 
@@ -97,21 +97,22 @@ def gradient_norms(net: nn.Module) -> Stats:
     Batch norm makes it inversely proportional to the norm of the weights before it: only the
     product of both norms can be compared between layers and iterations.
     """
-    layers = weighted_layers(net)
-    gradients = [layer.weight.grad for layer in layers.values()]
-    return _norms(layers, [gradient for gradient in gradients if gradient is not None])
+    gradients = {name: layer.weight.grad for name, layer in weighted_layers(net).items()}
+    # Without one are the layers that the loss does not depend on.
+    return _norms({name: value for name, value in gradients.items() if value is not None})
 
 
 def weight_norms(net: nn.Module) -> Stats:
     """Return the L2 norm of each layer's weights."""
-    layers = weighted_layers(net)
-    return _norms(layers, [layer.weight.detach() for layer in layers.values()])
+    return _norms({name: layer.weight.detach() for name, layer in weighted_layers(net).items()})
 
 
-def _norms(names: Iterable[str], tensors: Iterable[Tensor]) -> Stats:
+def _norms(tensors: dict[str, Tensor]) -> Stats:
+    if not tensors:
+        return {}
     # Stacked, so that the device is waited for once and not once per layer.
-    norms = torch.stack([tensor.float().norm() for tensor in tensors])
-    return dict(zip(names, norms.tolist(), strict=True))
+    norms = torch.stack([tensor.float().norm() for tensor in tensors.values()])
+    return dict(zip(tensors, norms.tolist(), strict=True))
 
 
 def responding_modules(net: nn.Module) -> dict[str, nn.Module]:
