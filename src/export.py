@@ -1,20 +1,23 @@
 """Export a run: `python -m src.export runs/cifar10/resnet56-s0 resnet56.onnx`; see --help."""
 
 import argparse
-import hashlib
 import json
+import shutil
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import yaml
+
 from src.cli import run_entry_point
-from src.runs.atomic_io import atomic_write
+from src.evaluation.model_card import Metadata, card, name_elsewhere, published_page, timm_config
+from src.runs.atomic_io import atomic_write, writing
 from src.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-Metadata = dict[str, Any]
+PUBLISHED = "model.safetensors"  # in a directory to upload
 
 
 def main() -> None:
@@ -28,7 +31,8 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="the run directory")
     formats = (
         "FILE.pt or FILE.pth: a state dict, with channels, mean and std in FILE.json next to "
-        "it; FILE.safetensors or FILE.onnx: with channels, mean and std as metadata inside"
+        "it; FILE.safetensors or FILE.onnx: with channels, mean and std as metadata inside; "
+        "DIRECTORY: a safetensors file with its page and config, ready to upload"
     )
     parser.add_argument("out", type=Path, help=formats)
     arguments = parser.parse_args()
@@ -41,25 +45,60 @@ def export(run: Path, out: Path) -> None:
 
     Args:
         run: The run directory.
-        out: The file; its suffix decides the format.
+        out: The file; its suffix decides the format. Without one, the directory to publish.
 
     Raises:
         FileNotFoundError: If there is no such run, or its data are missing.
-        ValueError: If the run is not finished, the suffix is unknown or a package is missing.
+        ValueError: If the run is not finished, the suffix is unknown, a package is missing, or
+            there is such a directory.
     """
-    if out.suffix not in WRITERS:
-        raise ValueError(f"{out} must end in one of {', '.join(WRITERS)}")
+    if out.suffix and out.suffix not in WRITERS:
+        raise ValueError(f"{out} must end in one of {', '.join(WRITERS)}, or be a directory")
+    if not out.suffix and out.exists():
+        raise ValueError(f"{out} exists already: choose another directory, or remove it")
     run_dir = RunDir.open_finished(run)
 
     # Imported only here, because it imports torch: the errors above are reported at once.
     from src.models.weights import check_packages
 
-    check_packages(out)
+    check_packages(out if out.suffix else out / PUBLISHED)
     net, image_shape, metadata = load_run(run_dir)
+    if not out.suffix:
+        publish(out, run_dir, net, metadata)
+        return
     WRITERS[out.suffix](out, net, image_shape, metadata)
-    assert run_dir.summary is not None  # as it is finished
-    text = card(out, metadata, command(run_dir), run_dir.summary)
-    atomic_write(out.with_suffix(".md"), lambda file: file.write(text.encode()))
+    write_text(out.with_suffix(".md"), card(out, metadata, run_dir))
+
+
+def publish(out: Path, run_dir: RunDir, net: "nn.Module", metadata: Metadata) -> None:
+    """Create a directory with the weights of a run, their page and the config, ready to upload.
+
+    If torchvision and timm have the net, there is a config.json for timm as well.
+    """
+    part = out.with_name(out.name + ".part")  # so that the directory is complete or absent
+    with writing(part):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+    weights = part / PUBLISHED
+    write_safetensors(weights, net, None, metadata)
+    write_text(part / "README.md", published_page(weights, metadata, run_dir))
+
+    # Without the places of this machine.
+    config = {key: value for key, value in run_dir.config.items() if key != "output_dir"}
+    config["data"] = {key: value for key, value in config["data"].items() if key != "root"}
+    write_text(part / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    architecture = name_elsewhere(metadata, run_dir)
+    if architecture:
+        classes = metadata["model"]["num_classes"]
+        settings = timm_config(architecture, classes, metadata)
+        write_text(part / "config.json", json.dumps(settings, indent=2))
+    with writing(out):
+        part.rename(out)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, complete or not at all."""
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def load_run(run_dir: RunDir) -> tuple["nn.Module", tuple[int, int, int], Metadata]:
@@ -104,64 +143,6 @@ def load_backbone_of(
     return module.net.eval(), data.image_shape, metadata
 
 
-def command(run_dir: RunDir) -> str:
-    """Return the command line that trains a run."""
-    # The precision is not in the key of an fp32 run, but `auto` may mean another elsewhere.
-    key = {"trainer.precision": run_dir.config["trainer"]["precision"]} | run_dir.key
-    n = run_dir.config["model"].get("n")
-    model = run_dir.config["choices"]["model"]
-    parts = [f"model={model}", f"data={key['data']}", f"seed={key['seed']}"]
-    if model != key["net"]:
-        parts.append(f"n={n}")
-    own = ("data", "net", "seed")
-    parts += [f"{name}={value}" for name, value in key.items() if name not in own]
-    return f"python -m src.train {' '.join(parts)}"
-
-
-def card(out: Path, metadata: Metadata, command: str, summary: dict[str, Any]) -> str:
-    """Return a page in Markdown that says where a file of weights comes from."""
-    digest = hashlib.sha256(out.read_bytes()).hexdigest()
-    versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
-    rows = {
-        **results(metadata, summary),
-        "training": f"{summary['iterations']:,} iterations on {summary['train_images']:,} images "
-        f"in {summary['precision']}, {summary['seconds']:,.0f} s",
-        "command": f"`{command}`",
-        "commit": summary["git_commit"],
-        "hardware": f"{summary['device']} (world size {summary['devices']})",
-        "versions": versions,
-        "parameters": f"{summary['parameters']:,}",
-        "license": "MIT",
-        "SHA-256": f"`{digest}`",
-    }
-    lines = [f"# {out.name}", "", f"{metadata['net']} trained on {metadata['data']}.", ""]
-    lines += ["| | |", "| --- | --- |", *(f"| {key} | {value} |" for key, value in rows.items())]
-    return "\n".join(lines) + "\n"
-
-
-def results(metadata: Metadata, summary: dict[str, Any]) -> dict[str, str]:
-    """Return what the page says of the results."""
-    tested = (
-        f"the final weights on the complete test set of {metadata['data']}, computed in "
-        f"{summary.get('eval_precision', summary['precision'])}"
-    )
-    contents = (
-        "the net without its classifier and without the layers of its task: `weights=` of "
-        "`task=detection` and `task=segmentation` starts from it"
-    )
-    if "test_ap" in summary:
-        aps = f"{summary['test_ap']:.1f} (AP50 {summary['test_ap50']:.1f})"
-        return {"test AP": f"{aps}, {tested}", "contents": contents}
-    if "test_iou" in summary:
-        return {"test mean IoU": f"{summary['test_iou']:.1f}, {tested}", "contents": contents}
-    return {
-        "test error": f"{summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
-        f"{tested}",
-        "training error": f"{summary['train_error']:.2f}%, of augmented images since the last "
-        "evaluation",
-    }
-
-
 def channels_first(values: "Tensor", image_shape: tuple[int, int, int]) -> list[Any]:
     """Convert a mean or std that broadcasts over pixels [H, W, 3] to nested lists.
 
@@ -179,7 +160,7 @@ def write_state_dict(out: Path, net: "nn.Module", _: object, metadata: Metadata)
     import torch
 
     atomic_write(out, lambda file: torch.save(net.state_dict(), file))
-    atomic_write(out.with_suffix(".json"), lambda file: file.write(json.dumps(metadata).encode()))
+    write_text(out.with_suffix(".json"), json.dumps(metadata))
 
 
 def write_safetensors(out: Path, net: "nn.Module", _: object, metadata: Metadata) -> None:

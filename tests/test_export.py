@@ -2,14 +2,18 @@
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
 import torchvision
+import yaml
+from command_line import call_here
 from conftest import ROOT, compose_run
 from data.images_on_disk import make_folders
 from hydra.utils import instantiate
@@ -19,6 +23,7 @@ from safetensors.torch import load_file
 
 from src import export as command
 from src.config import find_run_dir
+from src.evaluation import model_card
 from src.export import channels_first, export
 from src.models.resnet import resnet
 from src.runs.run_dir import RunDir
@@ -146,6 +151,90 @@ def test_torchvisions_resnet18_loads_an_exported_run(finished_run, tmp_path):
     torch.testing.assert_close(theirs(images), net(images), rtol=1e-4, atol=1e-4)
 
 
+@torch.no_grad()
+def test_a_published_imagenet_net_is_read_by_torchvision_and_timm(finished_run, tmp_path):
+    root = make_folders(tmp_path / "images", train=1, val=1)
+    data = ("data=imagenet", f"data.root={root}", "data.normalization=channel")
+    run, net = finished_run("model=resnet18", "model.shortcut=B", *data)
+    out = tmp_path / "published"
+    export(run, out)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    theirs = torchvision.models.resnet18(num_classes=1000)
+    theirs.load_state_dict(load_file(out / "model.safetensors"))
+    timms = timm.create_model(f"local-dir:{out}", pretrained=True)
+    for other in (theirs, timms):
+        torch.testing.assert_close(other.eval()(images), net(images), rtol=1e-4, atol=1e-4)
+
+    with safe_open(out / "model.safetensors", "pt") as file:
+        metadata = file.metadata()
+    prepared = timm.data.resolve_model_data_config(timms)
+    for key in ("mean", "std"):
+        np.testing.assert_allclose(np.asarray(prepared[key]) * 255, json.loads(metadata[key]))
+    page = (out / "README.md").read_text()
+    assert page.startswith("---\nlicense: mit\nlibrary_name: timm\n")
+    assert "torchvision.models.resnet18(num_classes=1000)" in page
+    assert str(tmp_path) not in page + (out / "config.yaml").read_text()
+
+
+def test_a_published_net_that_only_this_project_has(finished_run, tmp_path, capsys):
+    run, _ = finished_run("n=1")
+    out = tmp_path / "published"
+    export(run, out)
+    assert {path.name for path in out.iterdir()} == {
+        *("README.md", "config.yaml", "model.safetensors")
+    }
+    page = (out / "README.md").read_text()
+    assert "library_name: pytorch\n" in page
+    assert f"| command | `{model_card.command(RunDir.open(run))}` |" in page
+    error = json.loads((run / "summary.json").read_text())["test_error"]
+    assert f"| test error | {error:.2f}%" in page
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["recipe"] == RunDir.open(run).config["recipe"]
+    assert not {"output_dir", "root"} & {*config, *config["data"]}
+
+    (usage,) = re.findall(r"python -m (src.evaluate) weights=model.safetensors", page)
+    result = call_here(capsys, f"weights={out}/model.safetensors", module=usage)
+    assert "resnet on digits, center: top-1 error" in result.stdout
+    with pytest.raises(ValueError, match="published exists already"):
+        export(run, out)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (("model=resnet34", "model.shortcut=B"), "resnet34"),
+        (("model=resnet34",), None),  # shortcut A
+        (("model=resnet50",), None),  # strides in the 1x1 layer
+        (("model=resnet50", "model.stride_in_1x1=false"), "resnet50"),
+        (("model=resnet50", "model.stride_in_1x1=false", "model.groups=32"), None),
+        (("model=plain34",), None),
+        (("model=resnet", "n=3"), None),
+    ],
+)
+def test_nets_of_torchvision_and_timm_are_known_by_their_name(find, overrides, name):
+    run_dir = find(*overrides)
+    metadata = {"model": run_dir.config["model"], "channels": "RGB"}
+    assert model_card.name_elsewhere(metadata, run_dir) == name
+    assert model_card.name_elsewhere(metadata | {"channels": "BGR"}, run_dir) is None
+
+
+def test_the_mean_of_a_mean_image_is_that_of_each_channel():
+    mean = [[[0.0, 255.0], [255.0, 0.0]], [[51.0] * 2] * 2, [[102.0] * 2] * 2]
+    settings = model_card.timm_config("resnet18", 10, {"mean": mean, "std": [1.0] * 3})
+    assert settings["pretrained_cfg"]["mean"] == [0.5, 0.2, 0.4]
+
+
+def test_a_publication_that_fails_leaves_no_directory(finished_run, tmp_path, monkeypatch):
+    run, _ = finished_run("n=1")
+    monkeypatch.setattr("src.export.published_page", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        export(run, tmp_path / "published")
+    assert not (tmp_path / "published").exists()
+    monkeypatch.undo()
+    export(run, tmp_path / "published")
+    assert {path.name for path in tmp_path.iterdir()} == {"published", "runs"}
+
+
 def test_errors_say_what_to_do(finished_run, tmp_path, monkeypatch):
     run, _ = finished_run("n=1")
     with pytest.raises(ValueError, match=r"net.h5 must end in one of .pt, .pth, .safetensors, "):
@@ -172,7 +261,7 @@ def test_the_command_writes_the_file(finished_run, tmp_path, monkeypatch, capsys
 
 
 def test_the_command_reports_an_error_as_one_line():
-    call = [sys.executable, "-m", "src.export", "nowhere", "net"]
+    call = [sys.executable, "-m", "src.export", "nowhere", "net.h5"]
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
-    message = "net must end in one of .pt, .pth, .safetensors, .onnx\n"
+    message = "net.h5 must end in one of .pt, .pth, .safetensors, .onnx, or be a directory\n"
     assert (done.returncode, done.stderr) == (1, message)
