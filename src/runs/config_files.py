@@ -173,8 +173,8 @@ def check_targets(config: dict[str, Any], path: Path) -> None:
     foreign = sorted(name for name in named if not KNOWN_NETS.fullmatch(name))
     if foreign:
         raise ValueError(
-            f"{path} calls {foreign[0]}, which is not allowed: "
-            "if it is your own code, name it in a file of conf/model or conf/data"
+            f"{path} calls {foreign[0]}, which is not allowed: if it is your own code, write "
+            f"`_target_: {foreign[0]}` into a file of conf/model or conf/data"
         )
 
 
