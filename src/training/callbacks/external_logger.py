@@ -15,7 +15,6 @@ from hydra.utils import instantiate
 
 from src.runs.config_files import flatten
 from src.runs.run_dir import RunDir
-from src.training.callbacks.preemption import Interrupted
 from src.training.callbacks.row_sender import RowSender
 
 if TYPE_CHECKING:
@@ -95,7 +94,9 @@ class ExternalLogger(RowSender):
                 results = {f"summary/{key}": value for key, value in numbers.items()}
                 self._log_metrics(results, summary["iterations"])
             self.logger.save()
-            if not isinstance(error, Interrupted | KeyboardInterrupt):  # which resumes later
+            # Not told of an interruption, after which the run resumes; Lightning turns Ctrl-C into
+            # a SystemExit.
+            if not isinstance(error, SystemExit | KeyboardInterrupt):
                 self.logger.finalize("failed" if error else "success")
 
 

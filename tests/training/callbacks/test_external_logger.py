@@ -139,6 +139,7 @@ def test_a_logger_that_asks_a_question_is_an_error_of_the_logger(tiny, capsys):
     [
         (ZeroDivisionError(), ["failed"]),
         (Interrupted(signal.SIGTERM, "saved"), []),  # it is to be resumed
+        (KeyboardInterrupt(), []),
     ],
 )
 def test_a_logger_is_told_of_a_failure_but_not_of_an_interruption(tiny, find, error, ends):
@@ -147,7 +148,7 @@ def test_a_logger_is_told_of_a_failure_but_not_of_an_interruption(tiny, find, er
             if trainer.global_step == 5:
                 raise error
 
-    with pytest.raises(type(error)):
+    with pytest.raises((type(error), SystemExit)):
         tiny(*OWN, callbacks=[Raises()])
     run_dir = find(*TINY, "trainer.precision=32-true", *OWN)
     assert received(run_dir, "status") == ends
