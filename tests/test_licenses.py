@@ -26,7 +26,7 @@ def test_every_tracked_figure_and_file_of_weights_or_data_has_a_source_and_a_lic
     if done.returncode:
         pytest.skip("no git checkout: which files are tracked is not known")
     files = done.stdout.split()
-    assert "experiments/resnet20_64000/resnet20.safetensors" in files
+    assert "experiments/full_length/resnet20.safetensors" in files
     assert [file for file in files if not any(fnmatch(file, name) for name in NAMES)] == []
 
 
