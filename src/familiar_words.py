@@ -53,8 +53,8 @@ FAMILIAR_WORDS = {
     r"wandb=.*|use_wandb=.*": "set logger=wandb",
     r"logger=(\w+(?:,\w+)+)": r"set 'logger=[\1]'",
     r"logger=(?:null|none|false)": "set logger=csv, which writes metrics.csv alone",
-    r"scheduler=.*": "recipe.schedule has the learning rate's keys: lr, milestones and gamma; "
-    "recipe=imagenet_plateau reduces it by the validation error",
+    r"scheduler=.*": "recipe.schedule has the learning rate's keys: lr, milestones and gamma; one "
+    "of torch's is recipe.schedule._target_=torch.optim.lr_scheduler.NAME",
     r"optimizer=.*|--optimizer[= ].*": OPTIMIZER,
 }
 

@@ -69,7 +69,7 @@ def snippets():
     """Return the files that README tells to write, by path, and the experiment."""
     text = (ROOT / "README.md").read_text()
     section = text[text.index("## Add a model") : text.index("## Layout")]
-    lines = [line[4:] for line in section.splitlines() if line.startswith("    ")]
+    lines = re.findall(r"^    (?!python )(.*)", section, re.MULTILINE)  # without commands
     files, name = {}, None
     for line in lines:
         if re.match(r"# (src|conf)/", line):

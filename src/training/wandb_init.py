@@ -26,7 +26,8 @@ def flat_config(run_dir: RunDir, depth: int | None) -> dict[str, Any]:
     names = {key: config["choices"][key] for key in ("model", "data")}
     names |= {key: config["model"].get(key) for key in ("n", "shortcut")}
     names |= {"family": family(config), "depth": depth, "curve": curve_name(run_dir.key)}
-    return {key.replace(".", "_"): value for key, value in flatten(config).items()} | names
+    flat = {key.replace(".", "_"): value for key, value in flatten(config).items()}
+    return {key: value for key, value in flat.items() if value != {}} | names  # no empty groups
 
 
 def init_run(
