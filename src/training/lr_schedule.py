@@ -8,10 +8,11 @@ ends at a training error.
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pydoc import locate
 from typing import Any
 
 import torch
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -187,7 +188,7 @@ def make_schedule(options: dict[str, Any], n: int | None, iterations: int) -> An
     Raises:
         ValueError: the scheduler needs other arguments, or more than the iteration.
     """
-    target = get_object(options["_target_"])
+    target = locate(options["_target_"])
     if not (isinstance(target, type) and issubclass(target, LRScheduler)):
         return instantiate(options, n=n, iterations=iterations, _convert_="all")
     if target is ReduceLROnPlateau:
