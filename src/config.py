@@ -31,6 +31,7 @@ NULLABLE = ("recipe.schedule.warmup_from_n", "recipe.detector.region_size", "wei
 ACCEPTED = {
     "n": int | float,
     "model.n": int | float,
+    "protocol": str | list,
     "trainer.devices": int | str | list,
     "trainer.deterministic": bool | str,
     "trainer.precision": int | str,
@@ -90,6 +91,8 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
             "model=custom needs model._target_=FUNCTION, such as torchvision.models.resnet18, and "
             "its arguments, such as +model.num_classes=10"
         )
+    if "protocol" in values:
+        values["protocol"] = join_protocol(values["protocol"])
     if config_name == "train":
         check_loggers(values.setdefault("logger", {}))  # none at all with logger=null
     _set_num_classes(values, defaults["model"])
@@ -104,6 +107,16 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
             "model=plain, resnet, highway or preactivation"
         )
     return {"choices": choices, **values}, {"choices": choices, **defaults}
+
+
+def join_protocol(protocol: str | list[Any]) -> str:
+    """Return one name for an evaluation protocol, which may be a list of several together.
+
+    Returns:
+        Such as `refine+multiscale`, whatever the order of the list.
+    """
+    parts = protocol.split("+") if isinstance(protocol, str) else map(str, protocol)
+    return "+".join(sorted(parts, key=lambda part: part != "refine"))
 
 
 def _check_task(values: dict[str, Any], choices: dict[str, str]) -> None:

@@ -34,11 +34,14 @@ def main(config: DictConfig) -> None:
 
     tasks = {run_dir.task for run_dir in run_dirs}
     if tasks - {"classification"}:
-        if len(run_dirs) > 1:
-            raise ValueError("only classifiers make an ensemble: evaluate one run at a time")
-        from src.evaluation.task_evaluator import evaluate_task
+        if len(run_dirs) > 1 and tasks != {"detection"}:
+            raise ValueError(
+                "classifiers make an ensemble, and so do detectors, but nothing else: "
+                "evaluate one run at a time"
+            )
+        from src.evaluation.task_evaluator import evaluate_task_runs
 
-        evaluate_task(run_dirs[0], trainer, values["show"])
+        evaluate_task_runs(run_dirs, trainer, protocol, show=values["show"])
     elif run_dirs:
         evaluate_runs(run_dirs, trainer, protocol)
     else:

@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from src.cli import catch_user_errors, format_error, run_entry_point
 from src.config import CONF, find_run_dir, without_hydra
+from src.runs.describe import describe_results
 from src.runs.lock import LockedError
 from src.runs.loggers import is_shown_in_wandb
 from src.runs.run_dir import RunDir
@@ -25,7 +26,7 @@ def main(config: DictConfig) -> None:
     run_dir = find_run_dir(config)
     run_dir.check_same_config()
     if run_dir.finished:
-        print(f"{run_dir.path} is finished: {run_dir.describe_results()}")
+        print(f"{run_dir.path} is finished: {describe_results(run_dir)}")
         if is_agent_trial() and is_shown_in_wandb(run_dir.config):
             # The agent's sweep waits for the result of this trial, which is a run of its own there.
             from src.training.callbacks.wandb import send_finished_run
@@ -44,6 +45,7 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
     """
     # Imported here: torch and Lightning take seconds, which --help and error messages need not.
     from src.evaluation.evaluator import evaluate_runs
+    from src.evaluation.task_evaluator import evaluate_task_runs
     from src.training.callbacks.preemption import Preemption, requeue_if_interrupted
     from src.training.distributed import is_rank_zero
     from src.training.intervals import Intervals
@@ -53,12 +55,14 @@ def run(run_dir: RunDir, callbacks: Sequence["Callback"] = ()) -> None:
         if not run_dir.summary:
             fit(run_dir, callbacks)
             if is_rank_zero():
-                print(f"{run_dir.path} finished: {run_dir.describe_results()}", flush=True)
+                print(f"{run_dir.path} finished: {describe_results(run_dir)}", flush=True)
         if not run_dir.evaluated_as_configured:
             config = run_dir.config
             preemption = Preemption(run_dir, Intervals.of(config))
             trainer = config["trainer"] | {"precision": "32-true"}
-            evaluate_runs([run_dir], trainer, config["protocol"], preemption)
+            classifies = run_dir.task == "classification"
+            evaluate = evaluate_runs if classifies else evaluate_task_runs
+            evaluate([run_dir], trainer, config["protocol"], preemption)
 
 
 def run_in_sweep(run_dir: RunDir) -> None:

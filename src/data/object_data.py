@@ -67,8 +67,6 @@ class ObjectData(ImageDataModule):
         sizes: The number of images of `train`, before any are held out, and of `test`.
     """
 
-    protocols = ("center",)
-
     def __init__(
         self,
         classes: Sequence[str],

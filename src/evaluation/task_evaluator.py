@@ -1,5 +1,6 @@
-"""Evaluate a run of detection or segmentation on the complete test set of its data."""
+"""Evaluate runs of detection or segmentation on the complete test set of their data."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,43 +10,104 @@ from pytorch_lightning import Callback
 from tqdm import tqdm
 
 from src.data.object_data import ObjectData
-from src.evaluation.evaluator import ImageProgress, make_trainer
+from src.evaluation.evaluator import ImageProgress, make_title, make_trainer
 from src.runs.config_files import check_targets
-from src.runs.environment import silence_lightning
+from src.runs.environment import git_commit, silence_lightning, versions
 from src.runs.run_dir import RunDir
-from src.tasks.base import EXAMPLES, Task
+from src.tasks.base import EXAMPLES
+from src.tasks.detection import Detector
+from src.tasks.object_task import ObjectTask
 from src.training.build import build_task
-from src.training.precision import forbid_tf32
+from src.training.precision import device_name, forbid_tf32
 
 
-def evaluate_task(
-    run_dir: RunDir, trainer_config: dict[str, Any], show: int, *callbacks: Callback
+def evaluate_task_runs(
+    run_dirs: list[RunDir],
+    trainer_config: dict[str, Any],
+    protocol: str,
+    *callbacks: Callback,
+    show: int = 0,
 ) -> None:
-    """Evaluate a run, print its metrics, and write again what a finished run keeps of its test.
+    """Evaluate a run, or several detectors together, and print the metrics.
+
+    The results of a single run are saved in its run directory: of the protocol `center` what a
+    finished run keeps of its test besides the summary, of any other its metrics.
 
     Args:
-        run_dir: A run with a checkpoint.
+        run_dirs: Runs with a checkpoint, on the same images.
         trainer_config: Arguments of Lightning's Trainer.
-        show: Number of test images to draw into examples.png of the run directory.
+        protocol: `center`, or of detection a name that `parse_protocol` takes.
         callbacks: More callbacks for Lightning's Trainer.
+        show: Number of test images to draw into the run directory.
+
+    Raises:
+        ValueError: The protocol does not apply to the task, or the runs have other images.
     """
     silence_lightning()
-    module, data = load_task(run_dir)
+    module, data = load_task(run_dirs[0])
+    module.check_protocol(protocol)
+    if isinstance(module, Detector):
+        module.test_by(protocol, load_others(run_dirs[1:], data))
     forbid_tf32(trainer_config["precision"])
     images = len(data.test_labels)
     with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
         trainer = make_trainer(trainer_config, [ImageProgress(bar), *callbacks])
+        start = time.perf_counter()
         trainer.test(module, datamodule=data, verbose=False)
+        seconds = time.perf_counter() - start  # reading the images included
     metrics = module.pop_eval_metrics()
-    if trainer.is_global_zero:
-        name = f"{run_dir.path.name} on {run_dir.config['choices']['data']}"
-        print(f"{name}: {module.describe_test(metrics)} ({images:,} test images)", flush=True)
+    if not trainer.is_global_zero:
+        return
+
+    run_dir = run_dirs[0]
+    title = make_title([run.path.name for run in run_dirs], run_dir.config["choices"]["data"])
+    suffix = "" if protocol == "center" else f", {protocol}"
+    print(f"{title}{suffix}: {module.describe_test(metrics)} ({images:,} test images)", flush=True)
+    if len(run_dirs) > 1:
+        return
+    if protocol == "center":
         module.write_artifacts(run_dir, data, show or EXAMPLES)
+        picture = run_dir.path / "examples.png"
+    else:
+        results = {
+            "protocol": protocol,
+            **module.test_results(metrics),
+            "images": images,
+            "images_per_second": images / seconds,
+            "precision": trainer_config["precision"],
+            "device": device_name(trainer.strategy.root_device),
+            "devices": trainer.world_size,
+            "versions": versions(),
+            "git_commit": git_commit(),
+        }
+        run_dir.write_evaluation(results)
+        picture = run_dir.path / f"examples-{protocol}.png"
         if show:
-            print(f"written: {run_dir.path / 'examples.png'}")
+            module.draw_examples(picture, data, show)
+    if show:
+        print(f"written: {picture}")
 
 
-def load_task(run_dir: RunDir) -> tuple[Task, ObjectData]:
+def load_others(run_dirs: list[RunDir], data: ObjectData) -> list[Detector]:
+    """Return the detectors of further runs, which must have the same images and classes.
+
+    Raises:
+        ValueError: One has others.
+    """
+    detectors = []
+    for run_dir in run_dirs:
+        module, own = load_task(run_dir)
+        if own.fingerprint != data.fingerprint:
+            raise ValueError(
+                f"{run_dir.path} has other images or classes: all detectors of an ensemble must "
+                "have the same"
+            )
+        assert isinstance(module, Detector)
+        detectors.append(module)
+    return detectors
+
+
+def load_task(run_dir: RunDir) -> tuple[ObjectTask, ObjectData]:
     """Return the module of a run with its last weights, and its data, set up."""
     config = run_dir.config
     check_targets(config, run_dir.path / "config.yaml")

@@ -23,6 +23,7 @@ SEED = r"seed"
 DEPTH = r"seed|model\.(n|depth)"
 NET = r"seed|model\..*"
 
+CENTER = "center"  # the protocol of all rows of older versions
 PAPER_DATA = ("cifar10", "imagenet")
 IMAGENET_IMAGES = 1281167  # training images of ILSVRC 2012
 # Keys that do not make a training differ from the paper's: the net, the validation split and the
@@ -147,7 +148,7 @@ def paper_result(row: Row) -> Row | None:
     net = model if re.search(r"\d", model) else f"{model}{row['depth']}"
     wanted = {
         "data": row["data"],
-        "protocol": row.get("protocol", "center"),
+        "protocol": row.get("protocol", CENTER),
         # resnet34b is the paper's ResNet-34 with shortcut B.
         "net": re.sub(r"(?<=resnet\d\d)[bc]$", "", net),
         "shortcut": row["shortcut"] or "",
@@ -187,6 +188,15 @@ def group_seeds(rows: Sequence[Row]) -> list[list[Row]]:
 def group_names(groups: Sequence[Sequence[Row]]) -> list[str]:
     """Name each group of seeds by its runs, without what all names have in common."""
     return short_names([re.sub(r"-s\d+$", "", seeds[0]["run"]) for seeds in groups])
+
+
+def names_with_protocols(groups: Sequence[Sequence[Row]]) -> list[str]:
+    """Name each group of seeds by its runs and, unless it is `center`, by its protocol."""
+    protocols = [seeds[0].get("protocol", CENTER) for seeds in groups]
+    return [
+        join(name, "" if protocol == CENTER else protocol)
+        for name, protocol in zip(group_names(groups), protocols, strict=True)
+    ]
 
 
 def short_names(names: Sequence[str]) -> list[str]:

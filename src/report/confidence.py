@@ -48,6 +48,18 @@ def difference_interval(one: Sample, other: Sample) -> Interval | None:
     return _around(one.mean - other.mean, t_quantile(0.975, degrees) * math.sqrt(sum(variances)))
 
 
+def paired_interval(differences: Sample) -> Interval | None:
+    """Return the 95% interval of a mean of differences, each within one run.
+
+    Returns:
+        None if they do not scatter or are a single one.
+    """
+    if differences.size < 2 or differences.std == 0:
+        return None
+    error = differences.std / math.sqrt(differences.size)
+    return _around(differences.mean, t_quantile(0.975, differences.size - 1) * error)
+
+
 def paper_interval(ours: Sample, paper: Row) -> Interval | None:
     """Return the 95% interval of our mean error minus the paper's.
 

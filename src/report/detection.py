@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from src.report.comparison import group_names, group_seeds, layers_cell
+from src.report.comparison import group_seeds, layers_cell, names_with_protocols
 from src.report.confidence import Sample
 from src.report.differences import Measures, seed_statistics
+from src.report.improvements import gains, is_baseline
 from src.tables import Row, markdown_table
 
 
@@ -65,7 +66,7 @@ def metrics(rows: Sequence[Row]) -> TaskMetrics:
 
 def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
     """Describe the results of one task, a line for each group of seeds, with its column titles."""
-    return [
+    lines = [
         {
             "net": name,
             "layers": layers_cell(seeds[0]),
@@ -75,8 +76,12 @@ def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
             "iterations": f"{seeds[0]['iterations']:,}",
             "seconds": f"{mean(seed['seconds'] for seed in seeds):,.0f}",
         }
-        for name, seeds in zip(group_names(groups), groups, strict=True)
+        for name, seeds in zip(names_with_protocols(groups), groups, strict=True)
     ]
+    if not all(is_baseline(seeds[0]) for seeds in groups):
+        for line, gain in zip(lines, gains(groups, "test_ap"), strict=True):
+            line["AP minus baseline"] = gain
+    return lines
 
 
 def class_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
@@ -87,7 +92,7 @@ def class_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
     return [
         {f"{of_task.per_class} of the classes": name}
         | {key.removeprefix(of_task.of_class): _sample(seeds, key) for key in classes}
-        for name, seeds in zip(group_names(groups), groups, strict=True)
+        for name, seeds in zip(names_with_protocols(groups), groups, strict=True)
     ]
 
 

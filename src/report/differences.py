@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from src.report.comparison import DEPTH, NET, group_by, group_names, group_seeds, join
+from src.report.comparison import DEPTH, NET, group_by, group_seeds, join, names_with_protocols
 from src.report.confidence import (
     Sample,
     detectable_difference,
@@ -18,8 +18,7 @@ Net = tuple[str, Sequence[Row]]  # its name, and the rows of its seeds
 
 # Nets are compared that differ in one of these, and in nothing else that a row has.
 FACTORS = (("family", "shortcut"), ("depth",), ("precision",))
-SETTING = ("iterations", "val_images", "protocol", "departures", "batch_norm_images")
-CENTER = "center"  # the protocol of all rows of older versions
+SETTING = ("iterations", "val_images", "protocol", "context", "departures", "batch_norm_images")
 SEEDS = 5  # of each net, as the paper has for ResNet-110
 # What the nets of a task are compared by: names and keys of a row. The last counts for the test.
 ERRORS = (("training error", "train_error"), ("test error", "test_error"))
@@ -124,12 +123,8 @@ def seed_statistics(rows: Sequence[Row], measures: Measures = ERRORS) -> list[st
         differences, and one for each of them with the smallest difference that `SEEDS` seeds find.
     """
     groups = group_seeds(rows)
-    protocols = [seeds[0].get("protocol", CENTER) for seeds in groups]
-    names = [
-        join(name, "" if protocol == CENTER else protocol)
-        for name, protocol in zip(group_names(groups), protocols, strict=True)
-    ]
-    nets = [net for net in zip(names, groups, strict=True) if len(net[1]) > 1]
+    named = zip(names_with_protocols(groups), groups, strict=True)
+    nets = [net for net in named if len(net[1]) > 1]
     compared = [_compare(*pair, measures) for pair in _pairs(nets)]
     return [*compared, *filter(None, (_describe_std(net, *measures[-1]) for net in nets))]
 

@@ -105,7 +105,7 @@ def _data_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
 def _detection_set(runs: Sequence[Run], figures: Sequence[Path]) -> dict[str, Any]:
     """Return what the template shows of another task on one data set, as `_data_set` does."""
     values = [filter_values(run.row) for run in runs]
-    rows = [run.row for run in runs if run.finished]
+    rows = [row for run in runs for row in run.evaluations]
     groups = group_seeds(rows)
     group_values = [filter_values(group[0], FILTERS[:-1]) for group in groups]
     # One picture for each net, of its first seed.

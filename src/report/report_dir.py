@@ -104,7 +104,7 @@ def write_classification(runs: Sequence[Run], path: Path) -> Written:
 def write_detection(runs: Sequence[Run], path: Path) -> Written:
     """Write the tables and the figure of another task, as `write_classification` does."""
     messages, written, figures = [], [], []
-    rows = [run.row for run in runs if run.finished]
+    rows = [row for run in runs for row in run.evaluations]
     if rows:
         write_csv(path.with_name(f"{path.name}.csv"), rows)
         written.append(".csv")

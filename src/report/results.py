@@ -20,10 +20,9 @@ Skipped = list[tuple[Path, str]]
 
 # From the most complete to the least: of copies of a run the first state wins.
 STATES = ("finished", "unfinished", "failed", "not started")
-PROTOCOLS = ("center", "10crop", "multiscale")  # and such as scales256-384-512
+PROTOCOLS = ("center", "10crop", "multiscale")
+PROTOCOL_FILES = ("scales*", "refine*")  # such as scales256-384-512 and refine+multiscale
 FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
-# What differs between the protocols; the training error and the speed are those of the run.
-EVALUATION_KEYS = ("protocol", "test_error", "test_error_top5")
 
 # What the page and the W&B workspace draw: columns of metrics.csv over the iterations, and keys of
 # summary.json over the depth.
@@ -180,9 +179,9 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     run = Run(path, config, "not started", row, metrics, layers, first_layers)
     if summary is not None:
         run.state = "finished"
-        scales = sorted(file.stem for file in path.glob("scales*.json"))
-        others = filter(None, map(run_dir.evaluation, [*PROTOCOLS[1:], *scales]))
-        run.evaluations = [row, *(row | {k: test[k] for k in EVALUATION_KEYS} for test in others)]
+        others = sorted({f.stem for name in PROTOCOL_FILES for f in path.glob(f"{name}.json")})
+        tests = filter(None, map(run_dir.evaluation, [*PROTOCOLS[1:], *others]))
+        run.evaluations = [row, *(row | _evaluation_row(test) for test in tests)]
     elif run_dir.error.exists():  # a run that is resumed removes it
         # Its text may come from anywhere, so it need not be valid UTF-8.
         first_line = run_dir.error.read_text(errors="replace").strip().partition("\n")[0]
@@ -196,6 +195,7 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
 def _config_row(name: str, config: dict[str, Any]) -> Row:
     """Return what a config says of its run, under the keys of summary.json."""
     model, choices = config["model"], config["choices"]
+    context = config["recipe"].get("detector", {}).get("context", False)
     # 6n+2 layers (Sec. 4.2); bottleneck blocks have three layers in place of two. 0: unknown.
     layers_per_n = 9 if model["_target_"].endswith("_bottleneck") else 6
     return {
@@ -211,6 +211,7 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
         "val_images": int(config["data"].get("val_images", 0)),
         "iterations": int(config["recipe"]["iterations"]),
         "protocol": PROTOCOLS[0],
+        **({"context": True} if context and choices.get("task") == "detection" else {}),
     }
 
 
@@ -238,14 +239,24 @@ def _summary_row(path: Path, summary: Row) -> Row:
     finished = datetime.fromtimestamp((path / "summary.json").stat().st_mtime, UTC)
     # A text, as a cell of a CSV file holds no dict.
     versions = " ".join(f"{name}={version}" for name, version in summary["versions"].items())
-    # A cell holds no dict either.
-    per_class = {
-        f"{measure} of {name}": value
-        for measure in ("ap", "voc_ap", "iou")
-        for name, value in summary.pop(f"test_{measure}_per_class", {}).items()
-    }
-    row = {**summary, "versions": versions, "date": finished.date().isoformat()}
-    return row | per_class
+    return _flat_classes(summary) | {"versions": versions, "date": finished.date().isoformat()}
+
+
+def _evaluation_row(test: Row) -> Row:
+    """Return what a protocol changes in the row of a run, which keeps its training and speed."""
+    return _flat_classes({k: v for k, v in test.items() if k == "protocol" or k[:5] == "test_"})
+
+
+def _flat_classes(results: Row) -> Row:
+    """Return results with a key such as `ap of cat` for each class: a cell holds no dict."""
+    flat: Row = {}
+    for key, value in results.items():
+        if key.endswith("_per_class"):
+            measure = key.removeprefix("test_").removesuffix("_per_class")
+            flat |= {f"{measure} of {name}": x for name, x in value.items()}
+        else:
+            flat[key] = value
+    return flat
 
 
 def _read_numbers(path: Path, skipped: Skipped) -> Metrics:

@@ -12,7 +12,8 @@ A directory is named by what the run is, so that the same command finds its own 
         detections.json        of detection: what was found in the test images, in COCO's form,
         precision_recall.csv   and the precision of each class at each recall, at an IoU of 0.5
         examples.png           of detection and segmentation: some test images with what was found
-        10crop.json            and multiscale.json: results of those evaluation protocols
+        10crop.json            and others such as multiscale.json, or refine+multiscale.json of
+                               detection: results of those evaluation protocols
         error.txt              why the last attempt failed, if it did
         log.txt                the output of a run of a sweep
         wandb.json             which run of W&B it is, with logger=wandb
@@ -39,14 +40,6 @@ from src.runs.config_files import (
 from src.runs.csv_rows import append_rows, read_rows, truncate_rows
 from src.runs.lock import exclusive_lock
 from src.runs.naming import differences, run_key
-
-# What is said of a finished run of detection or segmentation, in percent, by key of summary.json.
-TEST_MEANS = {
-    "test_ap": "AP",
-    "test_ap50": "AP50",
-    "test_iou": "mean IoU",
-    "test_accuracy": "pixel accuracy",
-}
 
 
 class RunDir:
@@ -289,25 +282,6 @@ class RunDir:
                 f"{self.metrics} does not match its checkpoint (see iteration {wrong[0]}): restore "
                 f"the complete file, or remove {self.path} to start from scratch"
             )
-
-    def describe_results(self) -> str:
-        """Return the errors and the speed of a finished run in a sentence."""
-        summary, protocol = self.summary, self.config["protocol"]
-        assert summary is not None, self.path
-        if self.task != "classification":
-            means = ", ".join(
-                f"{name} {summary[key]:.1f}"
-                for key, name in TEST_MEANS.items()
-                if summary.get(key) is not None
-            )
-            return f"test {means}, {summary['images_per_second']:,.0f} images/s"
-        results = [f"training error {summary['train_error']:.2f}%"]
-        # `center` has no file of its own: its results are the summary's.
-        for name, test in (("test", summary), (protocol, self.evaluation(protocol))):
-            if test:
-                top1, top5 = test["test_error"], test["test_error_top5"]
-                results.append(f"{name} top-1 error {top1:.2f}% (top-5 {top5:.2f}%)")
-        return ", ".join([*results, f"{summary['images_per_second']:,.0f} images/s"])
 
     def write_evaluation(self, results: dict[str, Any]) -> None:
         """Write the results of an evaluation protocol."""

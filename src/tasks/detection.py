@@ -1,6 +1,7 @@
 """Object detection: Faster R-CNN on one of our nets, trained jointly (Sec. 4.3, Appendix A)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,6 +15,7 @@ from src.runs.run_dir import RunDir
 from src.tables import write_csv
 from src.tasks.average_precision import COCO_METRICS, AveragePrecision, coco_ap, gathered
 from src.tasks.base import EXAMPLES, Metrics, Schedule, Summary
+from src.tasks.detection_protocols import DetectionProtocol, Objects, detect, parse_protocol
 from src.tasks.faster_rcnn import make_faster_rcnn
 from src.tasks.object_task import ObjectTask
 from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
@@ -54,6 +56,8 @@ class Detector(ObjectTask):
         results: Image id, detections and target of each image evaluated last, in order.
         precision: What the last evaluation gave.
         voc_precision: VOC's AP of each class by its label, if the data have that metric.
+        protocol: How it is tested.
+        others: Detectors that it is tested together with.
     """
 
     uses_regions = True
@@ -78,22 +82,66 @@ class Detector(ObjectTask):
         self.metric = data.metric
         if self.metric in METRICS:
             self.eval_metrics = (*COCO_METRICS, "voc_ap")
+        self.min_size = data.min_size
         sizes = data.min_size, data.max_size
         self.detector = make_faster_rcnn(net, len(data.classes), recipe["detector"], *sizes)
+        self.test_by("center")
         self.own_results: list[Result] = []
         self.results = self.own_results
         self.voc_precision: dict[int, float] = {}
 
     precision: AveragePrecision
+    protocol: DetectionProtocol
+    others: nn.ModuleList
 
     def forward(self, batch: ObjectBatch) -> Any:
         """Return the losses of a batch in training, and its detections in evaluation."""
         images, targets = batch  # the images uint8
+        with self.only_net_in_reduced_precision([self]):
+            return self.detector(self.normalized(images), targets)
+
+    @contextmanager
+    def only_net_in_reduced_precision(self, detectors: Iterable["Detector"]) -> Iterator[None]:
+        """Compute in float32, but for the nets of some detectors if Lightning asks for less."""
         device = self.device.type
         reduced = torch.is_autocast_enabled(device)
-        self.detector.backbone.enabled = self.detector.roi_heads.box_head.enabled = reduced
+        for own in (member.detector for member in detectors):
+            own.backbone.enabled = own.roi_heads.box_roi_pool.per_region.enabled = reduced
         with torch.autocast(device, enabled=False):
-            return self.detector(self.normalized(images), targets)
+            yield
+
+    def check_protocol(self, protocol: str) -> None:
+        """Check that a detector can be tested by a protocol.
+
+        Raises:
+            ValueError: There is no such protocol.
+        """
+        parse_protocol(protocol, self.min_size)
+
+    def test_by(self, protocol: str, others: Sequence["Detector"] = ()) -> None:
+        """Test by a protocol of Appendix B from now on, together with other detectors.
+
+        Args:
+            protocol: A name that `parse_protocol` takes.
+            others: Detectors of the same classes.
+
+        Raises:
+            ValueError: There is no such protocol.
+        """
+        self.protocol = parse_protocol(protocol, self.min_size)
+        self.others = nn.ModuleList(others)
+
+    def detect(self, images: Sequence[Tensor]) -> list[Objects]:
+        """Return the objects in images uint8 [3, H, W], by the protocol of `test_by`."""
+        members: list[Detector] = [self, *self.others]
+        if len(members) == 1 and not any(self.protocol):
+            return self((images, None))
+        nets = [member.detector for member in members]
+        with self.only_net_in_reduced_precision(members):
+            return [
+                detect(nets, [m.normalized([image])[0] for m in members], self.protocol)
+                for image in images
+            ]
 
     def training_step(self, batch: ObjectBatch, index: int) -> Tensor:
         """Return the loss of a batch."""
@@ -106,7 +154,7 @@ class Detector(ObjectTask):
 
     def validation_step(self, batch: ObjectBatch, _: int) -> None:
         """Detect the objects of a batch."""
-        for target, found in zip(batch[1], self(batch), strict=True):
+        for target, found in zip(batch[1], self.detect(batch[0]), strict=True):
             self.own_results.append((int(target["image_id"]), on_cpu(found), on_cpu(target)))
 
     test_step = validation_step
@@ -128,16 +176,16 @@ class Detector(ObjectTask):
 
     def summarize(self, row: Metrics) -> Summary:
         """Return the loss and the average precisions for summary.json."""
-        aps = {f"test_{name}": row.get(f"test/{name}") for name in self.eval_metrics}
+        metrics = {name: row.get(f"test/{name}") for name in self.eval_metrics}
+        losses = {"train_loss": row["train/loss"], "val_ap": row.get("val/ap")}
+        return losses | self.test_results(metrics)
+
+    def test_results(self, metrics: Mapping[str, float | None]) -> Summary:
+        """Return the average precisions of a test, over all classes and of each."""
         per_class = {"test_ap_per_class": self.by_class(self.precision.per_class)}
         if self.metric in METRICS:
             per_class["test_voc_ap_per_class"] = self.by_class(self.voc_precision)
-        return {
-            "train_loss": row["train/loss"],
-            "val_ap": row.get("val/ap"),
-            **aps,
-            **per_class,
-        }
+        return {f"test_{name}": metrics.get(name) for name in self.eval_metrics} | per_class
 
     def describe_evaluation(self, row: Metrics, split: str) -> str:
         """Return the loss and the average precision."""

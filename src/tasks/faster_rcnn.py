@@ -5,7 +5,7 @@ regions; regions are pooled before the last stage, which computes the features o
 paper leaves open, and what torchvision does differently, is listed in experiments/README.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,56 @@ class ReducedPrecision:
             return self.part(x).float()
 
 
+class RegionFeatures(nn.Module):
+    """Pools regions from the shared map and computes their features.
+
+    Args:
+        pool: Pools boxes from the map.
+        per_region: Computes features [R, channels] of pooled regions.
+        context: Whether the features of the complete image follow those of each region: its global
+            context (Appendix B).
+    """
+
+    def __init__(
+        self, pool: MultiScaleRoIAlign, per_region: ReducedPrecision, context: bool
+    ) -> None:
+        super().__init__()
+        self.pool, self.per_region, self.context = pool, per_region, context
+        self.out_channels = per_region.out_channels * (2 if context else 1)
+
+    def forward(
+        self, maps: dict[str, Tensor], boxes: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
+    ) -> Tensor:
+        """Return the features of all regions of a batch, [R, out_channels].
+
+        Args:
+            maps: The shared map by its name, [N, shared_channels, h, w].
+            boxes: Of each image, [K, 4].
+            sizes: Height and width of each image.
+        """
+        boxes = [self.with_image(b, size) for b, size in zip(boxes, sizes, strict=True)]
+        features = self.per_region(self.pool(maps, boxes, sizes))
+        return torch.cat([self.with_context(f) for f in features.split([len(b) for b in boxes])])
+
+    def with_image(self, boxes: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return boxes [K, 4] after the box of the complete image, if there is context."""
+        if not self.context:
+            return boxes
+        height, width = size
+        return torch.cat([boxes.new_tensor([[0, 0, width, height]]), boxes])
+
+    def with_context(self, features: Tensor) -> Tensor:
+        """Return the features of the regions of an image, with its context.
+
+        Args:
+            features: Of the boxes of `with_image`.
+        """
+        if not self.context:
+            return features
+        image, regions = features[:1], features[1:]
+        return torch.cat([regions, image.expand_as(regions)], 1)
+
+
 def make_faster_rcnn(
     net: Any, num_classes: int, options: dict[str, Any], min_size: int, max_size: int
 ) -> FasterRCNN:
@@ -65,8 +115,11 @@ def make_faster_rcnn(
     pool = MultiScaleRoIAlign(["0"], region_size, sampling_ratio=2)
     # Otherwise it guesses the scale from the first batch, which a resumed run does not see.
     pool.scales, pool.map_levels = [1 / net.shared_stride], initLevelMapper(0, 0)
+    per_region = ReducedPrecision(net.region_features, net.region_channels)
+    # Runs of older versions have no such option.
+    regions = RegionFeatures(pool, per_region, options.get("context", False))
     before, after = options["proposals_before_nms"], options["proposals"]
-    return FasterRCNN(
+    detector = FasterRCNN(
         ReducedPrecision(net.shared_map, net.shared_channels),
         min_size=min_size,
         max_size=max_size,
@@ -81,13 +134,16 @@ def make_faster_rcnn(
         rpn_post_nms_top_n_test=after[1],
         rpn_batch_size_per_image=options["rpn_anchors_per_image"],
         box_roi_pool=pool,
-        box_head=ReducedPrecision(net.region_features, net.region_channels),
-        box_predictor=FastRCNNPredictor(net.region_channels, num_classes + 1),
+        box_head=nn.Identity(),
+        box_predictor=FastRCNNPredictor(regions.out_channels, num_classes + 1),
         box_batch_size_per_image=options["regions_per_image"],
         box_nms_thresh=options["nms"],
         box_score_thresh=options["min_score"],
         box_detections_per_img=options["detections_per_image"],
     )
+    # Pooling and the last stage in one: the context is computed per image.
+    detector.roi_heads.box_roi_pool = regions
+    return detector
 
 
 def make_rpn_head(in_channels: int, channels: int, per_location: int) -> RPNHead:

@@ -1,6 +1,8 @@
 """What the tasks on images with objects share: a net without its classifier, and its losses."""
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -9,7 +11,7 @@ from torch.optim import Optimizer
 
 from src.data.object_data import ObjectData
 from src.data.sampler import rng_for
-from src.tasks.base import Meter, Metrics, Schedule, Task
+from src.tasks.base import Meter, Metrics, Schedule, Summary, Task
 
 SAMPLING = 3  # the use of the seed, next to those of src/data/sampler.py
 
@@ -86,6 +88,23 @@ class ObjectTask(Task):
         """Seed the global generator for a step, or a resumed run would draw other numbers."""
         rng = rng_for(self.seed, SAMPLING, iteration, self.global_rank)
         torch.manual_seed(int(rng.integers(2**63)))
+
+    @abstractmethod
+    def test_results(self, metrics: Mapping[str, float | None]) -> Summary:
+        """Return the metrics of a test as they are in summary.json, and those of each class."""
+
+    @abstractmethod
+    def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
+        """Draw the first test images: what is there above what was found."""
+
+    def check_protocol(self, protocol: str) -> None:
+        """Check that the task can be tested by a protocol.
+
+        Raises:
+            ValueError: There is no such protocol.
+        """
+        if protocol != "center":
+            raise ValueError(f"protocol={protocol} does not apply to this task: leave it out")
 
     def mean_metrics(self, *sums: float) -> Metrics:
         """Return the mean losses from sums."""

@@ -4,7 +4,7 @@ The paper names COCO segmentation among what its nets won, without a method or a
 torchvision's `FCNHead`; `model.dilate` makes the map finer that it works on.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,14 @@ class Segmenter(ObjectTask):
 
     def summarize(self, row: Metrics) -> Summary:
         """Return the loss, IoU and accuracy for summary.json."""
-        return {
-            "train_loss": row["train/loss"],
-            "val_iou": row.get("val/iou"),
-            "test_iou": row.get("test/iou"),
-            "test_accuracy": row.get("test/accuracy"),
-            "test_iou_per_class": self.ious,
-        }
+        metrics = {name: row.get(f"test/{name}") for name in self.eval_metrics}
+        losses = {"train_loss": row["train/loss"], "val_iou": row.get("val/iou")}
+        return losses | self.test_results(metrics)
+
+    def test_results(self, metrics: Mapping[str, float | None]) -> Summary:
+        """Return IoU and accuracy of a test, and the IoU of each class."""
+        means = {f"test_{name}": metrics.get(name) for name in self.eval_metrics}
+        return means | {"test_iou_per_class": self.ious}
 
     def describe_evaluation(self, row: Metrics, split: str) -> str:
         """Return the loss and the mean IoU."""

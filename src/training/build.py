@@ -15,6 +15,7 @@ from src.models.weights import load_backbone, read_metadata, read_weights
 from src.runs.config_files import task_name
 from src.tasks.base import Task
 from src.tasks.classification import Batch, Classifier
+from src.tasks.object_task import ObjectTask
 from src.training.cuda_graph import CapturedStepClassifier, resolve_compile
 from src.training.lr_schedule import make_schedule
 from src.training.optimizer import optimizer_factory
@@ -40,7 +41,8 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     schedule = make_schedule(recipe["schedule"], n, iterations)
     stream = {"seed": seed, "batch_size": recipe["batch_size"], "iterations": iterations}
     data = instantiate(config["data"], **stream, _convert_="all")
-    data.check_protocol(config["protocol"])
+    if classifies:
+        data.check_protocol(config["protocol"])
     data.trainer = trainer
     data.prepare_data()
     data.setup("fit")
@@ -52,7 +54,9 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
         if config["weights"]:
             task: Any = get_class(config["task"]["_target_"])
             start_from_weights(Path(config["weights"]), net, data, task.uses_regions)
-        return build_task(config, net, data, **training), data
+        module = build_task(config, net, data, **training)
+        module.check_protocol(config["protocol"])
+        return module, data
 
     def augment(*batch: Tensor) -> Batch:
         return trainer.precision_plugin.convert_input(data.augment(*batch))
@@ -103,7 +107,7 @@ def check_task_execution(config: dict[str, Any], trainer: Trainer) -> None:
         print(f"compile=none instead of {config['compile']}: the shapes of task={task} change")
 
 
-def build_task(config: dict[str, Any], net: Any, data: ObjectData, **training: Any) -> Task:
+def build_task(config: dict[str, Any], net: Any, data: ObjectData, **training: Any) -> ObjectTask:
     """Build the module that `task=` names around a net.
 
     Args:

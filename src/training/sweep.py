@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from tqdm import tqdm
 
+from src.runs.describe import describe_results
 from src.runs.run_dir import RunDir
 from src.training.sweep_job import Job, failure, kill, run_job
 
@@ -153,7 +154,7 @@ class Sweep:
             return f"{name}: {self.failed[job].splitlines()[0]}"
         minutes = (job.ended - job.started) / 60 if job.ended else None
         duration = "finished before" if minutes is None else f"{minutes:.1f} min"
-        return f"{name}: {job.run_dir.describe_results()}, {duration}"
+        return f"{name}: {describe_results(job.run_dir)}, {duration}"
 
 
 def check_not_launched() -> None:

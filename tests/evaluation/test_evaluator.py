@@ -14,6 +14,7 @@ from torch import nn
 
 from src import train
 from src.evaluation.evaluator import ImageProgress, evaluate, run_config
+from src.runs.describe import describe_results
 
 CPU = {"accelerator": "cpu", "precision": "32-true"}
 
@@ -131,7 +132,7 @@ def test_a_finished_run_is_evaluated_by_another_protocol_without_training_again(
     for run_dir, protocol in ((ten_crop, "10crop"), (multi_scale, "multiscale")):
         saved = run_dir.evaluation(protocol)
         assert (saved["protocol"], saved["images"]) == (protocol, 3)
-        assert f", {protocol} top-1 error {saved['test_error']:.2f}%" in run_dir.describe_results()
+        assert f", {protocol} top-1 error {saved['test_error']:.2f}%" in describe_results(run_dir)
     again = evaluate([run_config(ten_crop)], CPU, "10crop", "title")
     assert counts(again) == counts(ten_crop.evaluation("10crop"))
     names = sorted(path.name for path in center.path.glob("*.json"))

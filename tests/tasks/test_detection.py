@@ -18,7 +18,7 @@ from torch import nn
 
 from src import train
 from src.evaluation.evaluator import run_config
-from src.evaluation.task_evaluator import evaluate_task, load_task
+from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.export import export
 from src.models.complexity import count_parameters, weighted_layers
 from src.runs.run_dir import RunDir
@@ -300,7 +300,7 @@ def test_the_detections_of_a_run_are_those_of_its_checkpoint(detect, capsys):
     for name in ("examples.png", "detections.json", "precision_recall.csv"):
         (run_dir.path / name).unlink()
     capsys.readouterr()
-    evaluate_task(run_dir, EVALUATION, show=2)
+    evaluate_task_runs([run_dir], EVALUATION, "center", show=2)
     out = capsys.readouterr().out
     assert f"AP {run_dir.summary['test_ap']:.1f}" in out
     assert (run_dir.path / "examples.png").exists()
@@ -320,7 +320,7 @@ def test_the_detections_of_a_run_are_those_of_its_checkpoint(detect, capsys):
 def evaluate_share(path, world_size):
     options = EVALUATION | {"devices": world_size}
     with redirect_stdout(io.StringIO()) as printed:
-        evaluate_task(RunDir.open(path), options, show=0)
+        evaluate_task_runs([RunDir.open(path)], options, "center")
     return printed.getvalue()
 
 
@@ -328,7 +328,7 @@ def evaluate_share(path, world_size):
 def test_average_precision_is_the_same_from_1_2_and_3_processes(detect, capsys):
     run_dir = detect("recipe.iterations=40", "recipe.eval_every=40", "data.metric=voc")
     capsys.readouterr()
-    evaluate_task(run_dir, EVALUATION, show=0)
+    evaluate_task_runs([run_dir], EVALUATION, "center")
     expected = capsys.readouterr().out
     assert "VOC AP by class" in expected
     for world_size in (2, 3):  # of 5 images

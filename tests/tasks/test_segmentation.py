@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from src.evaluation.task_evaluator import evaluate_task
+from src.evaluation.task_evaluator import evaluate_task_runs
 from src.export import export
 from src.models.resnet import resnet
 from src.models.vgg import VGG
@@ -256,7 +256,7 @@ def test_a_finished_run_has_results_and_a_picture_and_is_evaluated_again(segment
     picture = run_dir.path / "examples.png"
     assert picture.read_bytes()[:4] == b"\x89PNG"
     picture.unlink()
-    evaluate_task(run_dir, EVALUATION, show=2)
+    evaluate_task_runs([run_dir], EVALUATION, "center", show=2)
     assert means in capsys.readouterr().out
     assert picture.exists()
 
@@ -264,7 +264,7 @@ def test_a_finished_run_has_results_and_a_picture_and_is_evaluated_again(segment
 def evaluate_share(path, world_size):
     options = EVALUATION | {"devices": world_size}
     with redirect_stdout(io.StringIO()) as printed:
-        evaluate_task(RunDir.open(path), options, show=0)
+        evaluate_task_runs([RunDir.open(path)], options, "center")
     return printed.getvalue()
 
 
@@ -272,7 +272,7 @@ def evaluate_share(path, world_size):
 def test_mean_iou_is_the_same_from_1_2_and_3_processes(segment, capsys):
     run_dir = segment()
     capsys.readouterr()
-    evaluate_task(run_dir, EVALUATION, show=0)
+    evaluate_task_runs([run_dir], EVALUATION, "center")
     expected = capsys.readouterr().out
     for world_size in (2, 3):  # of 5 images
         outputs = run_on_ranks(world_size, evaluate_share, run_dir.path, world_size)
@@ -290,7 +290,7 @@ def test_two_processes_share_each_batch_and_evaluate_with_one_batch_norm(find):
     assert "world size 2" in first
     assert second == ""
     with redirect_stdout(io.StringIO()) as printed:
-        evaluate_task(run_dir, EVALUATION, show=0)
+        evaluate_task_runs([run_dir], EVALUATION, "center")
     # Of the checkpoint, which has the statistics of rank 0, those of the head too.
     assert f"mean IoU {run_dir.summary['test_iou']:.1f}" in printed.getvalue()
 

@@ -6,6 +6,7 @@ import pytest
 from conftest import Killed
 from stopping import KillInHook
 
+from src.runs.describe import describe_results
 from src.training.callbacks.progress import Progress
 
 
@@ -19,7 +20,7 @@ def test_a_run_says_where_it_starts_how_each_evaluation_ends_and_its_results(tin
         f"train {row['train/error']:.2f}%  test {row['test/error']:.2f}%"
         for row in rows
     ]
-    assert end == f"{run_dir.path} finished: {run_dir.describe_results()}"
+    assert end == f"{run_dir.path} finished: {describe_results(run_dir)}"
 
 
 def test_a_resumed_run_says_from_which_iteration(tiny, tiny_until, capsys):
