@@ -41,7 +41,9 @@ def main(config: DictConfig) -> None:
             )
         from src.evaluation.task_evaluator import evaluate_task_runs
 
-        evaluate_task_runs(run_dirs, trainer, protocol, show=values["show"])
+        path = values["classifier"]
+        classifier = RunDir.open_trained(Path(path)) if path else None
+        evaluate_task_runs(run_dirs, trainer, protocol, show=values["show"], classifier=classifier)
     elif run_dirs:
         evaluate_runs(run_dirs, trainer, protocol)
     else:

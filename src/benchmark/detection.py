@@ -17,7 +17,8 @@ from src.benchmark.baselines import NATIVE, PRECISIONS, make_net, time_run
 from src.benchmark.clock import DEVICE, Clock
 from src.benchmark.runner import Case, Task, make_rows, run_rounds, scaled_iterations
 from src.config import compose_config, find_run_dir, to_dict
-from src.data.object_data import ObjectBatch, ObjectData
+from src.data.examples import ObjectBatch
+from src.data.object_data import ObjectData
 from src.tables import Row
 from src.tasks.faster_rcnn import make_faster_rcnn
 from src.training.build import build

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
+from src.data.examples import Example, make_target
 from src.data.image_reader import read_image
-from src.data.object_data import Example, ObjectData, make_target
+from src.data.object_data import ObjectData
 
 
 class Annotation(NamedTuple):
@@ -103,20 +104,28 @@ class AnnotatedImages(ObjectData):
         Raises:
             ValueError: The image cannot be decoded, or its annotation is of another size.
         """
-        annotation = self.annotations[split == "test"][index]
-        path = annotation.image
-        image = read_image(path)
-        height, width = image.shape[1:]
-        if (width, height) != annotation.size:
-            raise ValueError(
-                f"{path} has {width}x{height} pixels, but its annotation is of an image of "
-                f"{'x'.join(map(str, annotation.size))}"
-            )
-        others = {"iscrowd": torch.from_numpy(annotation.ignored)}
-        if annotation.areas is not None:
-            others["area"] = torch.from_numpy(annotation.areas)
-        boxes, labels = annotation.boxes.tolist(), annotation.labels.tolist()
-        return Example(image, make_target(annotation.image_id, boxes, labels, **others))
+        return read_example(self.annotations[split == "test"][index])
+
+
+def read_example(annotation: Annotation) -> Example:
+    """Return an image with its objects, whose boxes are in it and have an area.
+
+    Raises:
+        ValueError: The image cannot be decoded, or its annotation is of another size.
+    """
+    path = annotation.image
+    image = read_image(path)
+    height, width = image.shape[1:]
+    if (width, height) != annotation.size:
+        raise ValueError(
+            f"{path} has {width}x{height} pixels, but its annotation is of an image of "
+            f"{'x'.join(map(str, annotation.size))}"
+        )
+    others = {"iscrowd": torch.from_numpy(annotation.ignored)}
+    if annotation.areas is not None:
+        others["area"] = torch.from_numpy(annotation.areas)
+    boxes, labels = annotation.boxes.tolist(), annotation.labels.tolist()
+    return Example(image, make_target(annotation.image_id, boxes, labels, **others))
 
 
 def tidy(annotation: Annotation, skipped: list[str]) -> Annotation:

@@ -4,12 +4,12 @@ import hashlib
 import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from src.data.examples import Example, ObjectBatch, batched, cropped, mirror, resized, to_learn
 from src.data.image_datamodule import ImageDataModule
 from src.data.sampler import (
     TrainingStream,
@@ -20,27 +20,7 @@ from src.data.sampler import (
 )
 
 EVAL_BATCH = 8  # images of a process
-IGNORED = 255  # in a mask: a pixel that counts for no class, as in PASCAL VOC
 STATISTICS_IMAGES = 200  # training images whose mean and standard deviation normalize all
-
-
-class Example(NamedTuple):
-    """An image with its objects.
-
-    Attributes:
-        image: uint8 [3, H, W].
-        target: `image_id`, int64 []; `boxes`, float32 [K, 4], as x1, y1, x2, y2 in pixels from the
-            image's upper left corner, with x1 < x2 and y1 < y2; `labels`, int64 [K], from 1 on;
-            `iscrowd`, int64 [K], 1 for what counts neither as found nor as missed; `area`, float32
-            [K], in pixels; and for segmentation `mask`, uint8 [H, W], 0 for background and
-            `IGNORED` for no class.
-    """
-
-    image: Tensor
-    target: dict[str, Tensor]
-
-
-ObjectBatch = tuple[list[Tensor], list[dict[str, Tensor]]]  # images and targets
 
 
 class ObjectData(ImageDataModule):
@@ -59,8 +39,10 @@ class ObjectData(ImageDataModule):
         num_classes: Number of classes, as the net has outputs before they are replaced.
         metric: What a detector reports: `coco`, or also VOC's average precision, by 11 points with
             `voc07` and by all points with `voc`.
-        crop: Side length of a random square of each training image to train on, with its mask and
-            without boxes; 0 trains on complete images.
+        crop: Side length of a random square of each training image to train on, where the task is
+            not detection; 0 trains on complete images.
+        scales: Smallest and largest shorter side to which a training image is resized before it is
+            cropped; None for none.
 
     Attributes:
         category_ids: The number of each class in the dataset's own files.
@@ -81,9 +63,10 @@ class ObjectData(ImageDataModule):
         num_classes: int | None = None,
         metric: str = "coco",
         crop: int = 0,
+        scales: Sequence[int] | None = None,
     ) -> None:
         super().__init__(val_images, seed, batch_size, iterations)
-        self.metric, self.crop = metric, crop
+        self.metric, self.crop, self.scales = metric, crop, scales
         self.classes, self.tasks = [*classes], [*tasks]
         self.category_ids = [*range(1, len(self.classes) + 1)]
         self.min_size, self.max_size, self.flip = min_size, max_size, flip
@@ -154,10 +137,15 @@ class ObjectData(ImageDataModule):
         def make_batch(indices: Tensor, rng: np.random.Generator, rank_slice: slice) -> ObjectBatch:
             # Drawn for all processes, so that it does not depend on their number.
             flips, corners = rng.random(len(indices)) < 0.5, rng.random((len(indices), 2))
-            draws = indices[rank_slice].tolist(), flips[rank_slice], corners[rank_slice]
+            smallest, largest = self.scales or (0, 0)
+            sides = rng.integers(smallest, largest + 1, len(indices))
+            numbers = flips[rank_slice], corners[rank_slice], sides[rank_slice]
             examples = []
-            for index, flip, corner in zip(*draws, strict=True):
+            for index, *draws in zip(indices[rank_slice].tolist(), *numbers, strict=True):
+                flip, corner, side = draws
                 example = to_learn(self.example("train", index))
+                if self.scales:
+                    example = resized(example, int(side))
                 if self.crop:
                     example = cropped(example, self.crop, corner)
                 examples.append(mirror(example) if flip and self.flip else example)
@@ -186,64 +174,3 @@ class ObjectEvalLoader:
         for first in range(0, len(self.positions), EVAL_BATCH):
             positions = self.positions[first : first + EVAL_BATCH]
             yield batched([self.data.example(self.split, position) for position in positions])
-
-
-def batched(examples: Sequence[Example]) -> ObjectBatch:
-    """Return the images and the targets of some examples; the images may differ in size."""
-    return [e.image for e in examples], [e.target for e in examples]
-
-
-def to_learn(example: Example) -> Example:
-    """Return an image with the objects that a net learns from: not those with `iscrowd`."""
-    target = dict(example.target)
-    learned = target["iscrowd"] == 0
-    target |= {name: target[name][learned] for name in ("boxes", "labels", "iscrowd", "area")}
-    return Example(example.image, target)
-
-
-def mirror(example: Example) -> Example:
-    """Return an image with its objects, flipped horizontally."""
-    image, target = example
-    width = image.shape[-1]
-    x1, y1, x2, y2 = target["boxes"].unbind(1)
-    mirrored: dict[str, Any] = {"boxes": torch.stack([width - x2, y1, width - x1, y2], 1)}
-    if "mask" in target:
-        mirrored["mask"] = target["mask"].flip(-1)
-    return Example(image.flip(-1), target | mirrored)
-
-
-def cropped(example: Example, side: int, corner: np.ndarray) -> Example:
-    """Return a square of an image with its mask; of a side that is shorter all.
-
-    Args:
-        example: An image with a mask and without boxes.
-        side: Side length of the square.
-        corner: Its upper left corner, as fractions in [0, 1) of the possible rows and columns.
-    """
-    image, target = example
-    sizes = image.shape[1:]
-    starts = [int(at * max(1, n - side + 1)) for at, n in zip(corner, sizes, strict=True)]
-    rows, columns = (slice(start, start + side) for start in starts)
-    return Example(image[:, rows, columns], target | {"mask": target["mask"][rows, columns]})
-
-
-def make_target(
-    image_id: int, boxes: Sequence[Sequence[float]], labels: Sequence[int], **others: Tensor
-) -> dict[str, Tensor]:
-    """Return the target of an image, also of one without objects.
-
-    Args:
-        image_id: A number of its own for each image of a split.
-        boxes: x1, y1, x2, y2 of each object.
-        labels: The class of each object, from 1 on.
-        others: Further entries; `iscrowd` and `area` have a default.
-    """
-    corners = torch.tensor([*boxes], dtype=torch.float32).reshape(-1, 4)
-    return {
-        "image_id": torch.tensor(image_id),
-        "boxes": corners,
-        "labels": torch.tensor([*labels], dtype=torch.int64),
-        "iscrowd": torch.zeros(len(corners), dtype=torch.int64),
-        "area": (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1]),
-        **others,
-    }

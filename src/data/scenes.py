@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from src.data.object_data import Example, ObjectData, make_target
+from src.data.examples import Example, make_target
+from src.data.object_data import ObjectData
 from src.data.sampler import rng_for
 
 TEST_DIGITS = 500  # of 1,797, never in a training scene
-MAX_OBJECTS = 5
 ENLARGEMENT = (1.25, 3.0)  # of the 8x8 digits
 NOISE = (90, 30)  # mean and standard deviation of the background, of 0 to 255
 INK = 0.4  # where a digit is at least so dark, of 0 to 1, its pixels belong to it
@@ -24,18 +24,22 @@ ATTEMPTS = 20  # at finding a place for an object that overlaps no other
 
 
 class Scenes(ObjectData):
-    """Scenes of one to five digits, which do not overlap, with tight boxes and a mask.
+    """Scenes of one digit or several, which do not overlap, with tight boxes and a mask.
 
     Args:
         train_scenes: Number of training scenes, held-out ones included.
         test_scenes: Number of test scenes.
         size: Side length of a scene in pixels.
+        max_objects: Of a scene; each has one at least.
         **common: Arguments of `ObjectData`.
     """
 
-    def __init__(self, train_scenes: int, test_scenes: int, size: int, **common: Any) -> None:
+    def __init__(
+        self, train_scenes: int, test_scenes: int, size: int, max_objects: int = 5, **common: Any
+    ) -> None:
         super().__init__(**common)
         self.sizes_of_splits, self.size = (train_scenes, test_scenes), size
+        self.max_objects = max_objects
         self.image_shape = (3, size, size)
 
     @property
@@ -56,7 +60,7 @@ class Scenes(ObjectData):
         """Yield the digits and everything that scenes are made with."""
         for array in self.digits:
             yield np.ascontiguousarray(array).tobytes()
-        yield repr((self.sizes, self.size, ENLARGEMENT, NOISE, INK, MAX_OBJECTS)).encode()
+        yield repr((self.sizes, self.size, ENLARGEMENT, NOISE, INK, self.max_objects)).encode()
 
     def read(self, split: str, index: int) -> Example:
         """Return a scene."""
@@ -67,7 +71,7 @@ class Scenes(ObjectData):
         mask = np.zeros((self.size, self.size), np.uint8)
         boxes: list[list[int]] = []
         classes: list[int] = []
-        for _ in range(rng.integers(1, MAX_OBJECTS + 1)):
+        for _ in range(rng.integers(1, self.max_objects + 1)):
             chosen = rng.integers(len(labels[own]))
             ink = enlarged(images[own][chosen], rng.uniform(*ENLARGEMENT))
             height, width = ink.shape

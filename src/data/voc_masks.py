@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from src.data.examples import IGNORED, Example, make_target
 from src.data.image_reader import read_image
-from src.data.object_data import IGNORED, Example, ObjectData, make_target
+from src.data.object_data import ObjectData
 
 IMAGES, MASKS, LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 FILES = {"train": "train.txt", "test": "val.txt"}  # as in VOC, whose test masks are not public

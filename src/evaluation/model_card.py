@@ -67,13 +67,16 @@ def results(metadata: Metadata, summary: dict[str, Any]) -> dict[str, str]:
     )
     contents = (
         "the net without its classifier and without the layers of its task: `weights=` of "
-        "`task=detection` and `task=segmentation` starts from it"
+        "`task=detection`, `task=segmentation` and `task=localization` starts from it"
     )
     if "test_ap" in summary:
         aps = f"{summary['test_ap']:.1f} (AP50 {summary['test_ap50']:.1f})"
         return {"test AP": f"{aps}, {tested}", "contents": contents}
     if "test_iou" in summary:
         return {"test mean IoU": f"{summary['test_iou']:.1f}, {tested}", "contents": contents}
+    if "test_localization_error" in summary:
+        error = f"{summary['test_localization_error']:.2f}%, the class given, {tested}"
+        return {"test localization error": error, "contents": contents}
     return {
         "test error": f"{summary['test_error']:.2f}% (top-5 {summary['test_error_top5']:.2f}%), "
         f"{tested}",

@@ -11,11 +11,12 @@ from tqdm import tqdm
 
 from src.data.object_data import ObjectData
 from src.evaluation.evaluator import ImageProgress, make_title, make_trainer
+from src.evaluation.image_classifier import load_classifier
 from src.runs.config_files import check_targets
 from src.runs.environment import git_commit, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.base import EXAMPLES
-from src.tasks.detection import Detector
+from src.tasks.localization import Localizer
 from src.tasks.object_task import ObjectTask
 from src.training.build import build_task
 from src.training.precision import device_name, forbid_tf32
@@ -27,27 +28,32 @@ def evaluate_task_runs(
     protocol: str,
     *callbacks: Callback,
     show: int = 0,
+    classifier: RunDir | None = None,
 ) -> None:
     """Evaluate a run, or several detectors together, and print the metrics.
 
-    The results of a single run are saved in its run directory: of the protocol `center` what a
-    finished run keeps of its test besides the summary, of any other its metrics.
+    The results of a single run are saved in its run directory: by itself and by the protocol
+    `center` what a finished run keeps of its test besides the summary, otherwise the metrics.
 
     Args:
         run_dirs: Runs with a checkpoint, on the same images.
         trainer_config: Arguments of Lightning's Trainer.
-        protocol: `center`, or of detection a name that `parse_protocol` takes.
+        protocol: `center`, or another name that the task takes.
         callbacks: More callbacks for Lightning's Trainer.
         show: Number of test images to draw into the run directory.
+        classifier: A run whose net finds the classes for a localizer.
 
     Raises:
-        ValueError: The protocol does not apply to the task, or the runs have other images.
+        ValueError: The protocol or a classifier does not apply to the task, or the runs have other
+            images.
     """
     silence_lightning()
     module, data = load_task(run_dirs[0])
-    module.check_protocol(protocol)
-    if isinstance(module, Detector):
-        module.test_by(protocol, load_others(run_dirs[1:], data))
+    module.test_by(protocol, load_others(run_dirs[1:], data))
+    if classifier:
+        if not isinstance(module, Localizer):
+            raise ValueError("classifier= finds the classes for a run of task=localization only")
+        module.localize_classes_of(load_classifier(classifier, len(data.classes)))
     forbid_tf32(trainer_config["precision"])
     images = len(data.test_labels)
     with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
@@ -65,7 +71,7 @@ def evaluate_task_runs(
     print(f"{title}{suffix}: {module.describe_test(metrics)} ({images:,} test images)", flush=True)
     if len(run_dirs) > 1:
         return
-    if protocol == "center":
+    if protocol == "center" and not classifier:
         module.write_artifacts(run_dir, data, show or EXAMPLES)
         picture = run_dir.path / "examples.png"
     else:
@@ -88,13 +94,13 @@ def evaluate_task_runs(
         print(f"written: {picture}")
 
 
-def load_others(run_dirs: list[RunDir], data: ObjectData) -> list[Detector]:
-    """Return the detectors of further runs, which must have the same images and classes.
+def load_others(run_dirs: list[RunDir], data: ObjectData) -> list[ObjectTask]:
+    """Return the modules of further runs, which must have the same images and classes.
 
     Raises:
         ValueError: One has others.
     """
-    detectors = []
+    modules = []
     for run_dir in run_dirs:
         module, own = load_task(run_dir)
         if own.fingerprint != data.fingerprint:
@@ -102,9 +108,8 @@ def load_others(run_dirs: list[RunDir], data: ObjectData) -> list[Detector]:
                 f"{run_dir.path} has other images or classes: all detectors of an ensemble must "
                 "have the same"
             )
-        assert isinstance(module, Detector)
-        detectors.append(module)
-    return detectors
+        modules.append(module)
+    return modules
 
 
 def load_task(run_dir: RunDir) -> tuple[ObjectTask, ObjectData]:

@@ -60,6 +60,7 @@ class ResidualNet(nn.Module):
             the last stage of Table 1 is given in classification.
         region_channels: Number of `region_features`.
         last_channels: Channels of `last_map`.
+        last_stride: Pixels of the image for each step on `last_map`.
     """
 
     activation_checkpointing = False
@@ -105,6 +106,7 @@ class ResidualNet(nn.Module):
             if i == len(widths) - 2:
                 self.shared_channels, self.shared_stride = channels, total_stride
         self.region_channels = self.last_channels = channels
+        self.last_stride = total_stride
 
         # Pre-activation nets have a last batch norm and ReLU here.
         self.final: nn.Module = nn.Identity()

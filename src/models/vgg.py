@@ -43,8 +43,8 @@ class VGG(nn.Module):
         init: Initialization of the weights, see `initialize`.
 
     Attributes:
-        shared_channels, shared_stride, region_size, region_channels, last_channels: As in
-            `ResidualNet`.
+        shared_channels, shared_stride, region_size, region_channels, last_channels, last_stride:
+            As in `ResidualNet`.
     """
 
     activation_checkpointing = False
@@ -81,7 +81,7 @@ class VGG(nn.Module):
         self.classifier = nn.Sequential(*first, *second, nn.Linear(fc_width, num_classes))
         self.min_image_size = WINDOW * 2 ** len(widths)
         self.shared_channels = self.last_channels = channels
-        self.shared_stride = 2 ** (len(widths) - 1)
+        self.shared_stride = self.last_stride = 2 ** (len(widths) - 1)
         self.region_channels = fc_width
 
         initialize(weighted_layers(self).values(), init)

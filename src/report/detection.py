@@ -47,6 +47,16 @@ METRICS = {
         "iou of ",
         "IoU",
     ),
+    "localization": TaskMetrics(
+        {
+            "localization error (%), class given": "test_localization_error",
+            "top-5 localization error (%)": "test_localization_error_top5",
+            "top-5 classification error (%)": "test_classification_error_top5",
+        },
+        (("localization error", "test_localization_error"),),
+        "localization_error of ",
+        "localization error (%)",
+    ),
 }
 # Of detectors where VOC's average precision is the metric of the data.
 VOC_METRICS = METRICS["detection"]._replace(
@@ -79,8 +89,9 @@ def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
         for name, seeds in zip(names_with_protocols(groups), groups, strict=True)
     ]
     if not all(is_baseline(seeds[0]) for seeds in groups):
-        for line, gain in zip(lines, gains(groups, "test_ap"), strict=True):
-            line["AP minus baseline"] = gain
+        title, key = metrics(groups[0]).compared[-1]
+        for line, gain in zip(lines, gains(groups, key), strict=True):
+            line[f"{title} minus baseline"] = gain
     return lines
 
 

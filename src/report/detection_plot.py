@@ -10,15 +10,15 @@ from src.report.results import Run
 from src.tables import read_csv
 
 
-def draw_iou(runs: Sequence[Run]) -> plt.Figure | None:
-    """Draw the mean IoU of segmenters over the iterations, as `draw_precision` does AP."""
-    drawn = _evaluated(runs, "iou")
+def draw_metric(runs: Sequence[Run], metric: str, title: str) -> plt.Figure | None:
+    """Draw a metric of runs over the iterations, as `draw_precision` does AP."""
+    drawn = _evaluated(runs, metric)
     if not drawn:
         return None
     figure, ((axes,),) = new_figure(1, 1, width=6)
-    lines = _draw_means(axes, drawn, "iou")
-    axes.set(xlabel="iterations", ylabel="mean IoU (%)", ylim=(0, None), xlim=(0, None))
-    _add_legend(figure, lines, drawn, "mean IoU")
+    lines = _draw_means(axes, drawn, metric)
+    axes.set(xlabel="iterations", ylabel=f"{title} (%)", ylim=(0, None), xlim=(0, None))
+    _add_legend(figure, lines, drawn, title)
     return figure
 
 

@@ -27,6 +27,7 @@ MEANS = {
     "classification": ERRORS,
     "detection": {"AP (%)": "{test_ap:.1f}", "AP50 (%)": "{test_ap50:.1f}"},
     "segmentation": {"mean IoU (%)": "{test_iou:.1f}", "accuracy (%)": "{test_accuracy:.1f}"},
+    "localization": {"localization error (%)": "{test_localization_error:.2f}"},
 }
 RESULTS = {
     "images/s": "{images_per_second:,.0f}",

@@ -1,8 +1,11 @@
 """Write the report directory: tables, figures and the page."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+
+from matplotlib.figure import Figure
 
 from src.report.comparison import group_by
 from src.report.convergence import convergence_rows, convergence_table
@@ -11,7 +14,7 @@ from src.report.curves import draw_curves
 from src.report.departure_plot import draw_departures
 from src.report.departures import departure_rows, departure_table
 from src.report.detection import detection_facts, detection_table
-from src.report.detection_plot import draw_iou, draw_precision
+from src.report.detection_plot import draw_metric, draw_precision
 from src.report.differences import degradation, seed_statistics
 from src.report.figures import save_figure
 from src.report.html import write_page
@@ -29,6 +32,14 @@ DRAWINGS = {
     "-signals": draw_signals,
     RESPONSES: draw_responses,
     "-gradients": draw_gradients,
+}
+TASK_DRAWINGS: dict[str, tuple[Callable[[Sequence[Run]], Figure | None], str]] = {
+    "detection": (draw_precision, "-precision"),
+    "segmentation": (partial(draw_metric, metric="iou", title="mean IoU"), "-iou"),
+    "localization": (
+        partial(draw_metric, metric="localization_error", title="localization error"),
+        "-localization",
+    ),
 }
 PAGE = "index.html"
 # Tables and sentences in Markdown, the ends of the names of what was written, and figures.
@@ -109,8 +120,7 @@ def write_detection(runs: Sequence[Run], path: Path) -> Written:
         write_csv(path.with_name(f"{path.name}.csv"), rows)
         written.append(".csv")
         messages += [detection_table(rows), *detection_facts(rows)]
-    detects = runs[0].row["task"] == "detection"
-    draw, part = (draw_precision, "-precision") if detects else (draw_iou, "-iou")
+    draw, part = TASK_DRAWINGS[runs[0].row["task"]]
     figure = draw(runs)
     if figure:
         figures.append(save_figure(figure, path.with_name(f"{path.name}{part}")))

@@ -20,7 +20,7 @@ Skipped = list[tuple[Path, str]]
 
 # From the most complete to the least: of copies of a run the first state wins.
 STATES = ("finished", "unfinished", "failed", "not started")
-PROTOCOLS = ("center", "10crop", "multiscale")
+PROTOCOLS = ("center", "10crop", "dense", "multiscale")
 PROTOCOL_FILES = ("scales*", "refine*")  # such as scales256-384-512 and refine+multiscale
 FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
 
@@ -43,6 +43,7 @@ REQUIRED = {
     "classification": ("macs", *BY_DEPTH),
     "detection": ("test_ap", "test_ap50", "images_per_second"),
     "segmentation": ("test_iou", "test_accuracy", "images_per_second"),
+    "localization": ("test_localization_error", "images_per_second"),
 }
 
 
@@ -171,7 +172,7 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
         row["batch_norm_images"] = _batch_norm_images(config, summary.get("devices", 1))
     row["config"] = comparison_key(config, ignore=SEED)
     row["departures"] = departures(config, row.get("train_images"))
-    if "scales" in config["data"]:  # the VGG paper has a result for each
+    if config["data"].get("scales"):  # the VGG paper has a result for each
         row["scales"] = "-".join(map(str, config["data"]["scales"]))
 
     first_layers = [layer for layer in layer_rows if layer["iteration"] == 1]
@@ -180,8 +181,10 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
     if summary is not None:
         run.state = "finished"
         others = sorted({f.stem for name in PROTOCOL_FILES for f in path.glob(f"{name}.json")})
-        tests = filter(None, map(run_dir.evaluation, [*PROTOCOLS[1:], *others]))
-        run.evaluations = [row, *(row | _evaluation_row(test) for test in tests)]
+        # A file of `center` has what a classifier adds to the summary of a localizer.
+        tests = filter(None, map(run_dir.evaluation, [*PROTOCOLS, *others]))
+        by_protocol = {test["protocol"]: row | _evaluation_row(test) for test in tests}
+        run.evaluations = [*({PROTOCOLS[0]: row} | by_protocol).values()]
     elif run_dir.error.exists():  # a run that is resumed removes it
         # Its text may come from anywhere, so it need not be valid UTF-8.
         first_line = run_dir.error.read_text(errors="replace").strip().partition("\n")[0]
@@ -256,6 +259,7 @@ def _flat_classes(results: Row) -> Row:
             flat |= {f"{measure} of {name}": x for name, x in value.items()}
         else:
             flat[key] = value
+    return flat
     return flat
 
 

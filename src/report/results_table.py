@@ -116,6 +116,7 @@ TABLES = {
     "detection": detection_table,
     "detection_seeds": detection_list,
     "segmentation": detection_table,
+    "localization": detection_table,
     "speed": speed_table,
     "fault_injection": fault_injection_table,
 }
@@ -127,9 +128,10 @@ def fill_tables(text: str, root: Path) -> str:
     Args:
         text: Each table in it stands between `<!-- table: FILE -->` and `<!-- end -->`, where
             FILE is a CSV file. `seeds` in place of `table` stands for a list of differences with
-            their intervals, `convergence`, `departures`, `detection` and `segmentation` for their
-            tables, `detection_seeds` for the differences of detectors, `speed` and
-            `fault_injection` for those of `python -m src.benchmark` and `make fault-injection`.
+            their intervals, `convergence`, `departures`, `detection`, `segmentation` and
+            `localization` for their tables, `detection_seeds` for the differences of detectors,
+            `speed` and `fault_injection` for those of `python -m src.benchmark` and
+            `make fault-injection`.
         root: The directory to which FILE is relative.
 
     Returns:

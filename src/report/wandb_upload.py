@@ -135,6 +135,6 @@ def complete_runs(project: str, entity: str, run_dirs: Sequence[RunDir]) -> Coll
 
 def _is_complete(run: "wandb.apis.public.Run", run_dir: RunDir) -> bool:
     results, sent = run_dir.summary or {}, run.summary_metrics
-    compared = ("train_error", "test_error", "test_ap", "test_iou")
+    compared = ("train_error", "test_error", "test_ap", "test_iou", "test_localization_error")
     same = all(sent.get(key) == results.get(key) for key in compared)
     return run.state == "finished" and sent.get("iteration") == run_dir.last_iteration and same

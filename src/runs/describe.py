@@ -10,6 +10,8 @@ TEST_MEANS = {
     "test_ap50": "AP50",
     "test_iou": "mean IoU",
     "test_accuracy": "pixel accuracy",
+    "test_localization_error": "localization error",
+    "test_localization_error_top5": "top-5 localization error",
 }
 
 

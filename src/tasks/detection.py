@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from src.data.object_data import ObjectBatch, ObjectData
+from src.data.examples import ObjectBatch
+from src.data.object_data import ObjectData
 from src.runs.run_dir import RunDir
 from src.tables import write_csv
 from src.tasks.average_precision import COCO_METRICS, AveragePrecision, coco_ap, gathered
@@ -76,6 +77,8 @@ class Detector(ObjectTask):
     ) -> None:
         if "detector" not in recipe:
             raise ValueError("task=detection needs a recipe for it, such as recipe=scenes")
+        if data.crop:
+            raise ValueError("task=detection learns from complete images: set data.crop=0")
         if data.metric not in ("coco", *METRICS):
             raise ValueError(f"data.metric={data.metric} is not one of coco, {', '.join(METRICS)}")
         super().__init__(net, data, seed, frozen, optimizer, schedule)
@@ -118,7 +121,7 @@ class Detector(ObjectTask):
         """
         parse_protocol(protocol, self.min_size)
 
-    def test_by(self, protocol: str, others: Sequence["Detector"] = ()) -> None:
+    def test_by(self, protocol: str, others: Sequence[ObjectTask] = ()) -> None:
         """Test by a protocol of Appendix B from now on, together with other detectors.
 
         Args:

@@ -106,6 +106,16 @@ class ObjectTask(Task):
         if protocol != "center":
             raise ValueError(f"protocol={protocol} does not apply to this task: leave it out")
 
+    def test_by(self, protocol: str, others: Sequence["ObjectTask"] = ()) -> None:
+        """Test by a protocol from now on, together with other modules if the task can do that.
+
+        Raises:
+            ValueError: The task has no such protocol.
+        """
+        self.check_protocol(protocol)
+        if others:
+            raise ValueError("this task has no ensembles: evaluate one run at a time")
+
     def mean_metrics(self, *sums: float) -> Metrics:
         """Return the mean losses from sums."""
         *losses, images = sums

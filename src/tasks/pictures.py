@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks, make_grid
 
-from src.data.object_data import IGNORED
+from src.data.examples import IGNORED
 from src.runs.atomic_io import atomic_write
 
 SIDE = 256  # pixels of the longer side of each image

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.models.segmentation.fcn import FCNHead
 
-from src.data.object_data import IGNORED, ObjectBatch, ObjectData
+from src.data.examples import IGNORED, ObjectBatch
+from src.data.object_data import ObjectData
 from src.runs.run_dir import RunDir
 from src.tasks.base import EXAMPLES, Metrics, Schedule, Summary
 from src.tasks.object_task import ObjectTask

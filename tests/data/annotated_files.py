@@ -5,22 +5,10 @@ import json
 from images_on_disk import encode, random_image
 
 
-def write_voc(root, annotations, lists, size=(60, 40)):
-    """Write a directory in VOC's layout.
-
-    Args:
-        root: The directory.
-        annotations: For each image its objects, as (class, xmin, ymin, xmax, ymax, difficult).
-        lists: The images of each list.
-        size: Width and height of all images.
-    """
-    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    for i, (name, objects) in enumerate(annotations.items()):
-        image = random_image(i, *size)
-        (root / "JPEGImages" / f"{name}.jpg").write_bytes(encode(image, "JPEG"))
-        entries = "".join(
-            f"""
+def voc_xml(objects, name="image.jpg"):
+    """Return an XML file of objects, as (class, xmin, ymin, xmax, ymax, difficult)."""
+    entries = "".join(
+        f"""
     <object>
         <name>{kind}</name>
         <pose>Left</pose>
@@ -37,10 +25,26 @@ def write_voc(root, annotations, lists, size=(60, 40)):
             <bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox>
         </part>
     </object>"""
-            for kind, x1, y1, x2, y2, difficult in objects
-        )
-        text = f"<annotation>\n    <filename>{name}.jpg</filename>{entries}\n</annotation>\n"
-        (root / "Annotations" / f"{name}.xml").write_text(text)
+        for kind, x1, y1, x2, y2, difficult in objects
+    )
+    return f"<annotation>\n    <filename>{name}</filename>{entries}\n</annotation>\n"
+
+
+def write_voc(root, annotations, lists, size=(60, 40)):
+    """Write a directory in VOC's layout.
+
+    Args:
+        root: The directory.
+        annotations: For each image its objects, as (class, xmin, ymin, xmax, ymax, difficult).
+        lists: The images of each list.
+        size: Width and height of all images.
+    """
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for i, (name, objects) in enumerate(annotations.items()):
+        image = random_image(i, *size)
+        (root / "JPEGImages" / f"{name}.jpg").write_bytes(encode(image, "JPEG"))
+        (root / "Annotations" / f"{name}.xml").write_text(voc_xml(objects, f"{name}.jpg"))
     for name, images in lists.items():
         text = "".join(f"{image}\n" for image in images)
         (root / "ImageSets/Main" / f"{name}.txt").write_text(text)

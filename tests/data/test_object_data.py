@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.object_data import (
-    EVAL_BATCH,
-    Example,
-    ObjectData,
-    cropped,
-    make_target,
-    mirror,
-)
+from src.data.examples import Example, make_target
+from src.data.object_data import EVAL_BATCH, ObjectData
 
 
 class Dots(ObjectData):
@@ -47,38 +41,6 @@ def on_rank(data, rank, world_size):
     return data
 
 
-def test_a_mirrored_box_has_the_same_pixels():
-    example = Dots().read("train", 5)
-    image, target = mirror(example)
-    for box in target["boxes"].long().tolist():
-        x1, y1, x2, y2 = box
-        assert (image[:, y1:y2, x1:x2] == 255).all()
-    assert (image == 255).sum() == (example.image == 255).sum()
-    assert torch.equal(mirror(Example(image, target)).target["boxes"], example.target["boxes"])
-
-
-def test_a_mask_is_mirrored_with_its_image():
-    mask = torch.arange(48, dtype=torch.uint8).reshape(6, 8)
-    example = Example(mask.expand(3, 6, 8), make_target(0, [], [], mask=mask))
-    image, target = mirror(example)
-    assert torch.equal(image[0], target["mask"])
-    assert target["mask"][0].tolist() == [7, 6, 5, 4, 3, 2, 1, 0]
-
-
-@pytest.mark.parametrize("corner", [(0.0, 0.0), (0.99, 0.99), (0.5, 0.2)])
-@pytest.mark.parametrize("side", [4, 7])
-def test_a_mask_is_cropped_with_its_image(corner, side):
-    mask = torch.arange(48, dtype=torch.uint8).reshape(6, 8)
-    example = Example(mask.expand(3, 6, 8), make_target(0, [], [], mask=mask))
-    image, target = cropped(example, side, np.array(corner))
-    assert torch.equal(image[0], target["mask"])
-    assert image.shape == (3, min(6, side), side)
-    first = target["mask"][0, 0].item()
-    assert divmod(first, 8) == tuple(
-        int(c * max(1, n - side + 1)) for c, n in zip(corner, (6, 8), strict=True)
-    )
-
-
 def test_every_place_of_a_crop_is_drawn():
     class Numbered(Dots):
         def read(self, split, index):
@@ -89,12 +51,6 @@ def test_every_place_of_a_crop_is_drawn():
     batches = [*data.train_dataloader()]
     corners = {int(target["mask"][0, 0]) for _, targets in batches for target in targets}
     assert corners == {8 * row + column for row in range(3) for column in range(5)}
-
-
-def test_an_image_without_objects_has_boxes_and_labels_all_the_same():
-    target = Dots().read("train", 0).target
-    assert (target["boxes"].shape, target["boxes"].dtype) == ((0, 4), torch.float32)
-    assert (target["labels"].shape, target["labels"].dtype) == ((0,), torch.int64)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
@@ -152,3 +108,12 @@ def test_held_out_images_are_not_trained_on():
     held_out = {int(t["image_id"]) for _, targets in data.val_dataloader() for t in targets}
     assert (len(trained), len(held_out)) == (6, 4)
     assert not trained & held_out
+
+
+def test_images_are_resized_to_every_shorter_side_before_they_are_cropped():
+    data = on_rank(Dots(batch_size=10, iterations=30, scales=[6, 9], crop=0), 0, 1)
+    sizes = {image.shape[1:] for images, _ in data.train_dataloader() for image in images}
+    assert {height for height, _ in sizes} == {6, 7, 8, 9}
+    cut = on_rank(Dots(batch_size=10, iterations=2, scales=[6, 9], crop=5), 0, 1)
+    sizes = {image.shape for images, _ in cut.train_dataloader() for image in images}
+    assert sizes == {(3, 5, 5)}

@@ -4,10 +4,11 @@ import json
 import re
 
 import pytest
+import yaml
 from run_dirs import make_config, write_run
 
 from src.report.detection import detection_table
-from src.report.detection_plot import draw_iou, draw_precision
+from src.report.detection_plot import draw_metric, draw_precision
 from src.report.report_dir import write_report
 from src.report.results import read_runs
 from src.tables import read_csv, write_csv
@@ -169,9 +170,9 @@ def test_the_table_of_segmenters_has_mean_iou_accuracy_and_iou_of_each_class(seg
 
 
 def test_the_figure_of_segmenters_has_mean_iou_over_iterations(segmenters):
-    (axes,) = draw_iou(segmenters).axes
+    (axes,) = draw_metric(segmenters, "iou", "mean IoU").axes
     assert [list(line.get_ydata()) for line in axes.lines] == [[20.25, 40.5], [30.25, 60.5]]
-    assert draw_iou([]) is None
+    assert draw_metric([], "iou", "mean IoU") is None
 
 
 def test_detectors_and_segmenters_of_one_data_set_are_apart_in_the_report(segmenters, tmp_path):
@@ -187,3 +188,41 @@ def test_detectors_and_segmenters_of_one_data_set_are_apart_in_the_report(segmen
     page = (out / "index.html").read_text()
     assert page.count('<article data-name="') == 2
     assert "the true classes above the predicted ones" in page
+
+
+def test_each_protocol_of_a_detector_has_a_row_with_its_gain(tmp_path):
+    for seed, ap in enumerate((60.0, 61.0, 62.0)):
+        path = write_detector(tmp_path, "resnet", seed, ap)
+        results = {"protocol": "refine", "test_ap": ap + 1 + seed, "test_ap50": 80.0}
+        per_class = {"test_ap_per_class": {"cat": 70.0, "dog": 30.0}}
+        (path / "refine.json").write_text(json.dumps(results | per_class))
+    runs, _ = read_runs([tmp_path])
+    write_csv(tmp_path / "rows.csv", [row for run in runs for row in run.evaluations])
+    means, classes = detection_table(read_csv(tmp_path / "rows.csv")).split("\n\n")
+    head, _, center, refined = cells(means)
+    gain = head.index("AP minus baseline")
+    assert (center[0], refined[0]) == ("resnet20", "resnet20, refine")
+    assert refined[3] == "63.00 ± 2.00"
+    assert (center[gain], refined[gain].partition(" ")[0]) == ("-", "+2.00")
+    assert cells(classes)[3] == ["resnet20, refine", "70.00 ± 0.00", "30.00 ± 0.00"]
+
+
+def test_what_a_classifier_adds_to_the_center_of_a_localizer_is_in_its_row(tmp_path):
+    path = write_detector(tmp_path, "resnet", 0, 60.0)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["choices"]["task"] = "localization"
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    summary = json.loads((path / "summary.json").read_text())
+    of_class = {"test_localization_error_per_class": {"cat": 20.0, "dog": 40.0}}
+    summary |= {"task": "localization", "test_localization_error": 30.0} | of_class
+    (path / "summary.json").write_text(json.dumps(summary))
+    for protocol, error in (("center", 30.0), ("dense", 20.0)):
+        errors = {"test_localization_error": error, "test_localization_error_top5": error + 5}
+        (path / f"{protocol}.json").write_text(json.dumps({"protocol": protocol} | errors))
+    (run,), _ = read_runs([tmp_path])
+    means, classes = detection_table(run.evaluations).split("\n\n")
+    head, _, center, dense = cells(means)
+    assert head[3:5] == ["localization error (%), class given", "top-5 localization error (%)"]
+    assert center[3:5] == ["30.00", "35.00"]
+    assert dense[3:5] == ["20.00", "25.00"]
+    assert cells(classes)[2][1:] == ["20.00", "40.00"]
