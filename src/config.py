@@ -25,7 +25,13 @@ KINDS = {
     str: "a string",
 }
 # None turns it off; the default is an integer.
-NULLABLE = ("recipe.schedule.warmup_from_n", "recipe.detector.region_size", "weights")
+NULLABLE = (
+    "recipe.schedule.warmup_from_n",
+    "recipe.detector.region_size",
+    "weights",
+    "localizer",
+    "data.scales",
+)
 # Keys that take values of other kinds than their default is of. The net has a better message for
 # n=2.5: it names the nearest depths.
 ACCEPTED = {
@@ -122,11 +128,14 @@ def join_protocol(protocol: str | list[Any]) -> str:
 def _check_task(values: dict[str, Any], choices: dict[str, str]) -> None:
     """Check that the data have labels for the task."""
     task = task_name(choices)
+    labels = "localization" if task == "rcnn" else task
     tasks = values["data"].get("tasks", ["classification"])
-    if task not in tasks:
+    if labels not in tasks:
         raise ValueError(
-            f"data={choices['data']} has no labels for {task}: set task={' or task='.join(tasks)}"
+            f"data={choices['data']} has no labels for {labels}: set task={' or task='.join(tasks)}"
         )
+    if "localizer" in values and (task == "rcnn") != bool(values["localizer"]):
+        raise ValueError("task=rcnn alone needs localizer=RUN, the run directory of a localizer")
     if values.get("weights") and task == "classification" and "recipe" in values:
         raise ValueError(
             "weights= is what task=detection and task=segmentation start from: to evaluate "

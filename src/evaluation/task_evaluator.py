@@ -1,10 +1,8 @@
 """Evaluate runs of detection or segmentation on the complete test set of their data."""
 
 import time
-from pathlib import Path
 from typing import Any
 
-import torch
 from hydra.utils import instantiate
 from pytorch_lightning import Callback
 from tqdm import tqdm
@@ -16,9 +14,9 @@ from src.runs.config_files import check_targets
 from src.runs.environment import git_commit, silence_lightning, versions
 from src.runs.run_dir import RunDir
 from src.tasks.base import EXAMPLES
-from src.tasks.localization import Localizer
+from src.tasks.localization_task import LocalizationTask
 from src.tasks.object_task import ObjectTask
-from src.training.build import build_task
+from src.training.build import load_module
 from src.training.precision import device_name, forbid_tf32
 
 
@@ -51,8 +49,8 @@ def evaluate_task_runs(
     module, data = load_task(run_dirs[0])
     module.test_by(protocol, load_others(run_dirs[1:], data))
     if classifier:
-        if not isinstance(module, Localizer):
-            raise ValueError("classifier= finds the classes for a run of task=localization only")
+        if not isinstance(module, LocalizationTask):
+            raise ValueError("classifier= finds the classes for a run of localization only")
         module.localize_classes_of(load_classifier(classifier, len(data.classes)))
     forbid_tf32(trainer_config["precision"])
     images = len(data.test_labels)
@@ -116,15 +114,7 @@ def load_task(run_dir: RunDir) -> tuple[ObjectTask, ObjectData]:
     """Return the module of a run with its last weights, and its data, set up."""
     config = run_dir.config
     check_targets(config, run_dir.path / "config.yaml")
-    net = instantiate(config["model"], _convert_="all")
     data = instantiate(config["data"], seed=config["seed"], _convert_="all")
     data.prepare_data()
     data.setup("test")
-    module = build_task(config, net, data)
-    module.load_state_dict(read_state(run_dir.last_checkpoint))
-    return module, data
-
-
-def read_state(path: Path) -> dict[str, torch.Tensor]:
-    """Return the state dict in a checkpoint, which has weights and plain values only."""
-    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return load_module(run_dir, data), data

@@ -58,6 +58,7 @@ METRICS = {
         "localization error (%)",
     ),
 }
+METRICS["rcnn"] = METRICS["localization"]
 # Of detectors where VOC's average precision is the metric of the data.
 VOC_METRICS = METRICS["detection"]._replace(
     columns=METRICS["detection"].columns | {"VOC AP": "test_voc_ap"},

@@ -29,6 +29,7 @@ MEANS = {
     "segmentation": {"mean IoU (%)": "{test_iou:.1f}", "accuracy (%)": "{test_accuracy:.1f}"},
     "localization": {"localization error (%)": "{test_localization_error:.2f}"},
 }
+MEANS["rcnn"] = MEANS["localization"]
 RESULTS = {
     "images/s": "{images_per_second:,.0f}",
     "images per batch norm": "{batch_norm_images}",

@@ -41,6 +41,7 @@ TASK_DRAWINGS: dict[str, tuple[Callable[[Sequence[Run]], Figure | None], str]] =
         "-localization",
     ),
 }
+TASK_DRAWINGS["rcnn"] = TASK_DRAWINGS["localization"]
 PAGE = "index.html"
 # Tables and sentences in Markdown, the ends of the names of what was written, and figures.
 Written = tuple[list[str], list[str], list[Path]]

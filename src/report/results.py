@@ -44,6 +44,7 @@ REQUIRED = {
     "detection": ("test_ap", "test_ap50", "images_per_second"),
     "segmentation": ("test_iou", "test_accuracy", "images_per_second"),
     "localization": ("test_localization_error", "images_per_second"),
+    "rcnn": ("test_localization_error", "images_per_second"),
 }
 
 

@@ -121,7 +121,7 @@ def chosen_values(choices: dict[str, Any]) -> dict[str, Any]:
 @cache
 def _trainer_defaults() -> dict[str, Any]:
     train = flatten(yaml.safe_load((CONF / "train.yaml").read_text()))
-    kept = ("weights", "callbacks")
+    kept = ("weights", "localizer", "callbacks")
     defaults = {k: v for k, v in train.items() if k.startswith("trainer.") or k in kept}
     # The default, `auto`, depends on the hardware.
     return defaults | {"trainer.precision": "32-true"}

@@ -101,15 +101,17 @@ class ClassProposals(nn.Module):
             self.matching.box_coder.encode(matched, all_anchors),
         )
 
-    def best(self, last_map: Tensor, labels: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the highest score of each of some classes [M], and its box [M, 4].
+    def top(self, last_map: Tensor, labels: Sequence[int], count: int) -> tuple[Tensor, Tensor]:
+        """Return the highest scores of each of some classes [M, K], and their boxes [M, K, 4].
 
         Args:
             last_map: Of one image, float32 [1, in_channels, h, w].
             labels: The classes, from 1 on.
+            count: The greatest K; it is less where there are fewer anchors.
         """
         scores, deltas, anchors = self(last_map)
         classes = torch.tensor(labels, device=last_map.device) - 1
-        best, places = scores[0, :, classes].max(0)
+        best, places = scores[0, :, classes].T.topk(min(count, len(anchors)))
+        chosen = deltas[0, places, classes[:, None]].flatten(0, 1)
         decode = self.matching.box_coder.decode_single
-        return best, decode(deltas[0, places, classes], anchors[places])
+        return best, decode(chosen, anchors[places.flatten()]).view(*places.shape, 4)

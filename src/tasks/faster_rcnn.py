@@ -116,8 +116,7 @@ def make_faster_rcnn(
     # Otherwise it guesses the scale from the first batch, which a resumed run does not see.
     pool.scales, pool.map_levels = [1 / net.shared_stride], initLevelMapper(0, 0)
     per_region = ReducedPrecision(net.region_features, net.region_channels)
-    # Runs of older versions have no such option.
-    regions = RegionFeatures(pool, per_region, options.get("context", False))
+    regions = RegionFeatures(pool, per_region, options["context"])
     before, after = options["proposals_before_nms"], options["proposals"]
     detector = FasterRCNN(
         ReducedPrecision(net.shared_map, net.shared_channels),

@@ -1,35 +1,24 @@
-"""Localization: where the object is that an image is of, given its class (Appendix C)."""
+"""Localization by a proposal net that is per class (Appendix C)."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torchvision.ops import clip_boxes_to_image
 
 from src.data.examples import ObjectBatch
 from src.data.object_data import ObjectData
-from src.runs.run_dir import RunDir
-from src.tasks.average_precision import gathered
-from src.tasks.base import EXAMPLES, Metrics, Schedule, Summary
+from src.tasks.base import Schedule
 from src.tasks.class_proposals import ClassProposals
-from src.tasks.localization_error import Located, class_errors, localization_errors
-from src.tasks.localization_views import make_views, parse_protocol
+from src.tasks.localization_task import LocalizationTask, main_objects
+from src.tasks.localization_views import LocalizationProtocol, make_views, parse_protocol
 from src.tasks.object_task import ObjectTask
-from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
-
-NAMES = {
-    "localization_error": "localization error, class given,",
-    "localization_error_top1": "top-1 localization error",
-    "localization_error_top5": "top-5 localization error",
-    "classification_error_top5": "top-5 classification error",
-}
 
 
-class Localizer(ObjectTask):
-    """Trains and evaluates a localizer on images of any size, with the targets of `Example`.
+class Localizer(LocalizationTask):
+    """Trains and evaluates a proposal net on images of any size, with the targets of `Example`.
 
     Args:
         net: A net for classification; its classifier is removed.
@@ -42,16 +31,9 @@ class Localizer(ObjectTask):
 
     Raises:
         ValueError: The recipe is none for localization.
-
-    Attributes:
-        results: What was found in each image evaluated last that has an object, in order.
-        classify: Returns the most probable classes of an image uint8 [3, H, W], from 1 on; None if
-            only the image's own class is localized.
     """
 
     uses_regions = False
-    train_metrics = ("loss", "loss_object", "loss_box")
-    eval_metrics: Sequence[str] = ("localization_error",)
 
     def __init__(
         self,
@@ -67,14 +49,11 @@ class Localizer(ObjectTask):
             raise ValueError("task=localization needs a recipe for it, such as recipe=scenes")
         super().__init__(net, data, seed, frozen, optimizer, schedule)
         options = recipe["localizer"]
-        self.shorter_side, self.crop = options["shorter_side"], data.crop
+        self.shorter_side, self.crop = options["shorter_side"], options["crop"]
         self.proposals = ClassProposals(
             net.last_channels, net.last_stride, len(data.classes), options
         )
         self.protocol = parse_protocol("center", self.shorter_side)
-        self.classify: nn.Module | None = None
-        self.own_results: list[Located] = []
-        self.results = self.own_results
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Return the last map of images uint8 [3, H, W] of one size, float32."""
@@ -87,14 +66,8 @@ class Localizer(ObjectTask):
         labels, boxes = zip(*map(main_objects, targets), strict=True)
         last_map = self(images)
         with self.float32():
-            parts = torch.stack(self.proposals.losses(last_map, labels, boxes))
-        loss = parts.sum()
-        self.train_meter.update(torch.cat([loss[None], parts]).detach(), len(images))
-        return loss
-
-    def float32(self) -> torch.autocast:
-        """Compute scores and boxes in float32, also where the net is in reduced precision."""
-        return torch.autocast(self.device.type, enabled=False)
+            losses = self.proposals.losses(last_map, labels, boxes)
+        return self.update_losses(losses, len(images))
 
     def check_protocol(self, protocol: str) -> None:
         """Check that a localizer can be tested by a protocol.
@@ -113,111 +86,32 @@ class Localizer(ObjectTask):
         super().test_by(protocol, others)
         self.protocol = parse_protocol(protocol, self.shorter_side)
 
-    def localize_classes_of(self, classify: nn.Module) -> None:
-        """Localize from now on also the classes that a classifier finds, see `classify`."""
-        self.classify = classify
-        self.eval_metrics = tuple(NAMES)
-
-    def validation_step(self, batch: ObjectBatch, _: int) -> None:
-        """Find the objects of a batch; images without an object do not count."""
-        for image, target in zip(*batch, strict=True):
-            label, truth = main_objects(target)
-            if not len(truth):
-                continue
-            classes = self.classify(image) if self.classify else []
-            boxes = self.locate(image, [label, *classes])
-            image_id = int(target["image_id"])
-            self.own_results.append(Located(image_id, label, truth.cpu(), classes, boxes.cpu()))
-
-    test_step = validation_step
-
     def locate(self, image: Tensor, labels: Sequence[int]) -> Tensor:
-        """Return the most probable box of each of some classes, [M, 4].
+        """Return the most probable box of each of some classes, [M, 4]."""
+        return self.propose(image, labels, 1, self.protocol)[:, 0]
+
+    def propose(
+        self, image: Tensor, labels: Sequence[int], count: int, protocol: LocalizationProtocol
+    ) -> Tensor:
+        """Return the most probable boxes of each of some classes, by falling score.
 
         Args:
             image: uint8 [3, H, W].
             labels: The classes, from 1 on.
+            count: The number of boxes of a class.
+            protocol: What is seen of the image.
+
+        Returns:
+            [M, K, 4]; K is less than `count` where all views together have fewer anchors.
         """
         scores, boxes = [], []
-        for view in make_views(image, self.protocol, self.crop):
+        for view in make_views(image, protocol, self.crop):
             last_map = self([view.image])
             with self.float32():
-                best, found = self.proposals.best(last_map, labels)
+                best, found = self.proposals.top(last_map, labels, count)
             scores.append(best)
             boxes.append(view.in_image(found))
-        best_view = torch.stack(scores).argmax(0)
-        best_boxes = torch.stack(boxes)[best_view, torch.arange(len(labels), device=self.device)]
+        all_scores, all_boxes = torch.cat(scores, 1), torch.cat(boxes, 1)
+        order = all_scores.topk(min(count, all_scores.shape[1]), 1).indices
+        best_boxes = all_boxes.gather(1, order[..., None].expand(-1, -1, 4))
         return clip_boxes_to_image(best_boxes, (image.shape[1], image.shape[2]))
-
-    def pop_eval_metrics(self) -> Metrics:
-        """Return the errors in percent of the images evaluated since the last call."""
-        self.results, self.own_results = gathered(self.own_results), []
-        return localization_errors(self.results)
-
-    def on_evaluated(self, metrics: Metrics) -> None:
-        """Let the schedule take note of an evaluation during training."""
-        self.schedule.on_eval_error(metrics.get("localization_error", 100.0))
-
-    def summarize(self, row: Metrics) -> Summary:
-        """Return the loss and the errors for summary.json."""
-        metrics = {name: row.get(f"test/{name}") for name in self.eval_metrics}
-        losses = {
-            "train_loss": row["train/loss"],
-            "val_localization_error": row.get("val/localization_error"),
-        }
-        return losses | self.test_results(metrics)
-
-    def test_results(self, metrics: Mapping[str, float | None]) -> Summary:
-        """Return the errors of a test, and that of each class, given the class."""
-        per_class = {
-            self.classes[label - 1]: error for label, error in class_errors(self.results).items()
-        }
-        errors = {f"test_{name}": metrics.get(name) for name in self.eval_metrics}
-        return errors | {"test_localization_error_per_class": per_class}
-
-    def describe_evaluation(self, row: Metrics, split: str) -> str:
-        """Return the loss and the localization error."""
-        error = row.get(f"{split}/localization_error", 100.0)
-        return f"train loss {row['train/loss']:.3f}  {split} localization error {error:.1f}%"
-
-    def describe_test(self, metrics: Metrics) -> str:
-        """Return all errors."""
-        return ", ".join(f"{NAMES[name]} {value:.2f}%" for name, value in metrics.items())
-
-    def write_artifacts(self, run_dir: RunDir, data: ObjectData, examples: int = EXAMPLES) -> None:
-        """Draw some test images with the boxes that were found."""
-        self.draw_examples(run_dir.path / "examples.png", data, examples)
-
-    def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
-        """Draw the first test images: the true boxes above that found for the true class."""
-        truth: list[Tensor] = []
-        found: list[Tensor] = []
-        results = {result.image_id: result for result in self.results}
-        for position in range(min(count, len(data.indices["test"]))):
-            image, target = data.example("test", position)
-            result = results.get(int(target["image_id"]))
-            if result is None:
-                continue  # an image without objects
-            for pictures, boxes, color in (
-                (truth, result.truth, TRUTH),
-                (found, result.boxes[:1], FOUND),
-            ):
-                labels = torch.full((len(boxes),), result.label)
-                objects = {"boxes": boxes, "labels": labels}
-                pictures.append(draw_boxes(image, objects, self.classes, color))
-        write_pictures(path, truth, found)
-
-
-def main_objects(target: Mapping[str, Tensor]) -> tuple[int, Tensor]:
-    """Return the class of an image, which is that of its largest object, and its boxes [K, 4].
-
-    Boxes without width or height, which a crop leaves of objects outside, are left out. An image
-    without objects counts as one of the first class without any box.
-    """
-    counted = target["iscrowd"] == 0
-    labels, boxes, areas = (target[key][counted] for key in ("labels", "boxes", "area"))
-    if not len(labels):
-        return 1, boxes
-    label = labels[areas.argmax()]
-    has_area = (boxes[:, :2] < boxes[:, 2:]).all(1)
-    return int(label), boxes[has_area & (labels == label)]

@@ -12,7 +12,8 @@ from src.data.image_datamodule import ImageDataModule
 from src.data.object_data import ObjectData
 from src.models.normalization import limit_batch_norm_images
 from src.models.weights import load_backbone, read_metadata, read_weights
-from src.runs.config_files import task_name
+from src.runs.config_files import check_targets, task_name
+from src.runs.run_dir import RunDir
 from src.tasks.base import Task
 from src.tasks.classification import Batch, Classifier
 from src.tasks.object_task import ObjectTask
@@ -118,7 +119,34 @@ def build_task(config: dict[str, Any], net: Any, data: ObjectData, **training: A
     """
     frozen = config.get("weights") is not None
     module = get_class(config["task"]["_target_"])
+    if config.get("localizer"):
+        path = Path(config["localizer"])
+        training["localizer"] = load_module(RunDir.open_trained(path), data)
     return module(net, data, config["recipe"], config["seed"], frozen, **training)
+
+
+def load_module(run_dir: RunDir, data: ObjectData) -> ObjectTask:
+    """Return the module of a run of a task other than classification, with its last weights.
+
+    Args:
+        run_dir: A run with a checkpoint.
+        data: Its data or others with the same classes, set up.
+
+    Raises:
+        ValueError: The run is of other classes.
+    """
+    config = run_dir.config
+    check_targets(config, run_dir.path / "config.yaml")
+    module = build_task(config, instantiate(config["model"], _convert_="all"), data)
+    # Weights and plain values only.
+    checkpoint = torch.load(run_dir.last_checkpoint, map_location="cpu", weights_only=True)
+    try:
+        module.load_state_dict(checkpoint["state_dict"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{run_dir.path} does not fit these {len(data.classes)} classes"
+        ) from error
+    return module
 
 
 def start_from_weights(path: Path, net: Any, data: ObjectData, regions: bool) -> None:

@@ -56,25 +56,27 @@ def test_a_score_belongs_to_the_place_of_its_anchor(proposals):
     last_map = torch.zeros(1, 6, 3, 5)
     last_map[0, 0, 2, 1] = 7.0
     scores, _, anchors = proposals(last_map)
-    (best,), _ = proposals.best(last_map, [3])
+    ((best,),), _ = proposals.top(last_map, [3], 1)
     place = scores[0, :, 2].argmax()
     assert best == scores[0, place, 2] == 7 + proposals.scores.bias[2]
     center = (anchors[place, :2] + anchors[place, 2:]) / 2
     assert center.tolist() == [4.0, 8.0]  # x and y of row 2 and column 1
 
 
-def test_the_best_box_is_regressed_from_its_anchor(proposals):
+@pytest.mark.parametrize("count", [1, 7, 1000])
+def test_the_boxes_of_the_highest_scores_are_regressed_from_their_anchors(proposals, count):
     nn.init.zeros_(proposals.deltas.weight)
     proposals.deltas.bias.data = torch.tensor([0.5, -0.25, 0.0, 0.0]).repeat(12)
     last_map = torch.randn(1, 6, 3, 5)
     scores, _, anchors = proposals(last_map)
-    best, boxes = proposals.best(last_map, [2, 1])
+    best, boxes = proposals.top(last_map, [2, 1], count)
+    assert boxes.shape == (2, min(count, 60), 4)
     for row, label in enumerate((2, 1)):
-        place = scores[0, :, label - 1].argmax()
-        assert best[row] == scores[0, place, label - 1]
-        width, height = anchors[place, 2:] - anchors[place, :2]
-        shift = torch.stack([width / 2, -height / 4]).repeat(2)
-        torch.testing.assert_close(boxes[row], anchors[place] + shift)
+        places = scores[0, :, label - 1].argsort(descending=True)[:count]
+        assert torch.equal(best[row], scores[0, places, label - 1])
+        width, height = (anchors[places, 2:] - anchors[places, :2]).unbind(1)
+        shift = torch.stack([width / 2, -height / 4] * 2, 1)
+        torch.testing.assert_close(boxes[row], anchors[places] + shift)
 
 
 def test_the_losses_depend_on_the_class_of_each_image_alone(proposals):

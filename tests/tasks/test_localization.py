@@ -17,7 +17,7 @@ from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.export import export
 from src.runs.describe import describe_results
 from src.runs.run_dir import RunDir
-from src.tasks.localization import main_objects
+from src.tasks.localization_task import main_objects
 from src.training.build import build
 from src.training.trainer import make_trainer
 
@@ -106,13 +106,13 @@ def test_the_box_of_the_view_with_the_highest_score_counts(localizer):
     image = data.example("test", 0).image
     shapes = []
 
-    def best(last_map, labels):
+    def top(last_map, labels, count):
         shapes.append(last_map.shape[2:])
         score = {8: 1.0, 16: 3.0, 24: 2.0}[last_map.shape[2]]
-        scores = torch.tensor([score, -score])
-        return scores, torch.tensor([[8.0, 8, 16, 16], [4, 4, 200, 12]])
+        scores = torch.tensor([[score], [-score]])
+        return scores, torch.tensor([[[8.0, 8, 16, 16]], [[4, 4, 200, 12]]])
 
-    module.proposals.best = best
+    module.proposals.top = top
     with torch.no_grad():
         first, second = module.locate(image, [1, 2]).tolist()
     assert [h for h, _ in shapes] == [8, 16, 24]

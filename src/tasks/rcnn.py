@@ -1,0 +1,171 @@
+"""The R-CNN step of localization (Appendix C): proposals are warped, classified and regressed.
+
+Unlike in Fast R-CNN each region goes through the complete net, and a step learns from one region of
+each of many images, as the proposals of one image are alike.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
+
+from src.data.examples import ObjectBatch
+from src.data.object_data import ObjectData
+from src.tasks.base import Schedule
+from src.tasks.localization import Localizer
+from src.tasks.localization_task import LocalizationTask, main_objects
+from src.tasks.localization_views import parse_protocol
+from src.tasks.object_task import ObjectTask
+
+
+class RCNN(LocalizationTask):
+    """Trains and evaluates a net on the proposals of a localizer, which it does not change.
+
+    Args:
+        net: A net for classification; its classifier is removed.
+        data: Says how images are prepared, and which classes there are.
+        recipe: Has the options under `rcnn`, see conf/recipe/imagenet_loc.yaml.
+        seed: Seed of the run, for the proposals that a step samples.
+        frozen: Whether batch norm keeps its statistics, weights and biases.
+        localizer: Proposes the boxes of a class.
+        optimizer: Makes an optimizer from parameters and a first learning rate.
+        schedule: Gives the learning rate of each iteration.
+
+    Raises:
+        ValueError: The recipe is none for this task, or the data are not complete images.
+    """
+
+    uses_regions = True  # all layers but the classifier are needed
+
+    def __init__(
+        self,
+        net: Any,
+        data: ObjectData,
+        recipe: dict[str, Any],
+        seed: int,
+        frozen: bool,
+        localizer: Localizer,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Schedule | None = None,
+    ) -> None:
+        if "rcnn" not in recipe:
+            raise ValueError("task=rcnn needs a recipe for it, such as recipe=scenes")
+        if data.crop or data.scales:
+            raise ValueError(
+                "task=rcnn learns from complete images: set data.crop=0 data.scales=null"
+            )
+        super().__init__(net, data, seed, frozen, optimizer, schedule)
+        options = recipe["rcnn"]
+        self.count, self.side = options["proposals"], options["side"]
+        self.positive_iou = options["positive_iou"]
+        # In a tuple, it is no part of this module: neither learned nor saved with it.
+        self.localizers = (localizer.eval(),)
+        self.coder = localizer.proposals.matching.box_coder
+        self.protocol = parse_protocol("center", localizer.shorter_side)
+        self.scores = nn.Linear(net.region_channels, len(data.classes))
+        self.deltas = nn.Linear(net.region_channels, 4 * len(data.classes))
+        for layer in (self.scores, self.deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.bias, 0)
+
+    @property
+    def localizer(self) -> Localizer:
+        """The localizer, on the device of the net."""
+        (localizer,) = self.localizers
+        return localizer.to(self.device)
+
+    def check_protocol(self, protocol: str) -> None:
+        """Check that the localizer can be tested by a protocol.
+
+        Raises:
+            ValueError: There is no such protocol.
+        """
+        self.localizers[0].check_protocol(protocol)
+
+    def test_by(self, protocol: str, others: Sequence[ObjectTask] = ()) -> None:
+        """Take the proposals by a protocol of the localizer from now on.
+
+        Raises:
+            ValueError: There is no such protocol.
+        """
+        super().test_by(protocol, others)
+        self.protocol = parse_protocol(protocol, self.localizers[0].shorter_side)
+
+    def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return logits [R, classes] and box regressions [R, classes, 4] of warped regions."""
+        features = self.net(regions).float()
+        with self.float32():
+            return self.scores(features), self.deltas(features).unflatten(1, (-1, 4))
+
+    def warp(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """Return regions of an image, normalized and resized to squares, [R, 3, side, side].
+
+        Args:
+            image: uint8 [3, H, W].
+            boxes: [R, 4].
+        """
+        normalized = self.normalized([image])[0][None]
+        return roi_align(normalized, [boxes], self.side, aligned=True)
+
+    def training_step(self, batch: ObjectBatch, index: int) -> Tensor:
+        """Return the loss of one proposal of each image of a batch, for the class of its image."""
+        self.seed_step(index)  # for the proposal
+        localizer = self.localizer
+        dense = parse_protocol("dense", localizer.shorter_side)
+        images, targets = batch
+        labels, truth = zip(*map(main_objects, targets), strict=True)
+        boxes = []
+        with torch.no_grad():
+            for image, label in zip(images, labels, strict=True):
+                proposals = localizer.propose(image, [label], self.count, dense)[0]
+                boxes.append(proposals[torch.randint(len(proposals), (1,))])
+        pairs = zip(images, boxes, strict=True)
+        scores, deltas = self(torch.cat([self.warp(image, box) for image, box in pairs]))
+        classes = torch.tensor(labels, device=self.device) - 1
+        of_image = torch.arange(len(images), device=self.device)
+        own = scores[of_image, classes], deltas[of_image, classes]
+        with self.float32():
+            losses = self.region_losses(*own, torch.cat(boxes), truth)
+        return self.update_losses(losses, len(images))
+
+    def locate(self, image: Tensor, labels: Sequence[int]) -> Tensor:
+        """Return the most probable box of each of some classes, [M, 4]."""
+        proposals = self.localizer.propose(image, labels, self.count, self.protocol)
+        found = [
+            self.best_box(image, boxes, label)
+            for boxes, label in zip(proposals, labels, strict=True)
+        ]
+        return clip_boxes_to_image(torch.stack(found), (image.shape[1], image.shape[2]))
+
+    def best_box(self, image: Tensor, boxes: Tensor, label: int) -> Tensor:
+        """Return the regressed box of the proposal [R, 4] with the highest score of a class."""
+        scores, deltas = self(self.warp(image, boxes))
+        best = scores[:, label - 1].argmax()
+        return self.coder.decode_single(deltas[best, label - 1][None], boxes[best][None])[0]
+
+    def region_losses(
+        self, scores: Tensor, deltas: Tensor, boxes: Tensor, truth: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the losses of the scores and of the boxes of one region of each image.
+
+        Args:
+            scores: Logits of the class of each image, [N].
+            deltas: Box regressions likewise, [N, 4].
+            boxes: The regions, [N, 4].
+            truth: The objects of each image, [K, 4]; a region without any is background.
+        """
+        goals, positive = torch.zeros_like(boxes), torch.zeros_like(scores)
+        for i, (box, objects) in enumerate(zip(boxes, truth, strict=True)):
+            overlap = box_iou(box[None], objects)[0]
+            if (overlap >= self.positive_iou).any():
+                positive[i] = 1
+                nearest = objects[overlap.argmax()]
+                goals[i] = self.coder.encode_single(nearest[None], box[None])[0]
+        loss_object = F.binary_cross_entropy_with_logits(scores, positive)
+        # The mean over all regions, and bent at 1/9, as in the proposal net.
+        per_box = F.smooth_l1_loss(deltas, goals, beta=1 / 9, reduction="none").sum(1)
+        return loss_object, (per_box * positive).sum() / len(boxes)
