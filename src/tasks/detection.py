@@ -1,6 +1,6 @@
 """Object detection: Faster R-CNN on one of our nets, trained jointly (Sec. 4.3, Appendix A)."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean
@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from src.data.examples import ObjectBatch
 from src.data.object_data import ObjectData
 from src.runs.run_dir import RunDir
 from src.tables import write_csv
 from src.tasks.average_precision import COCO_METRICS, AveragePrecision, coco_ap, gathered
-from src.tasks.base import EXAMPLES, Metrics, Schedule, Summary
+from src.tasks.base import EXAMPLES, Metrics, Summary
 from src.tasks.detection_protocols import DetectionProtocol, Objects, detect, parse_protocol
 from src.tasks.faster_rcnn import make_faster_rcnn
 from src.tasks.object_task import ObjectTask
@@ -44,11 +43,7 @@ class Detector(ObjectTask):
         net: A net for classification; its classifier is removed.
         data: Says how images are prepared, and which classes there are.
         recipe: Has the options under `detector`, see conf/recipe/detection.yaml.
-        seed: Seed of the run, for the anchors and regions that a step samples.
-        frozen: Whether batch norm keeps its statistics, weights and biases, as in the paper. That
-            needs trained weights: a net from scratch diverges with it.
-        optimizer: Makes an optimizer from parameters and a first learning rate.
-        schedule: Gives the learning rate of each iteration.
+        **common: Arguments of `ObjectTask`.
 
     Raises:
         ValueError: The recipe is none for detection, or the metric of the data is unknown.
@@ -70,10 +65,7 @@ class Detector(ObjectTask):
         net: nn.Module,
         data: ObjectData,
         recipe: dict[str, Any],
-        seed: int,
-        frozen: bool = False,
-        optimizer: Callable[..., Optimizer] | None = None,
-        schedule: Schedule | None = None,
+        **common: Any,
     ) -> None:
         if "detector" not in recipe:
             raise ValueError("task=detection needs a recipe for it, such as recipe=scenes")
@@ -81,7 +73,7 @@ class Detector(ObjectTask):
             raise ValueError("task=detection learns from complete images: set data.crop=0")
         if data.metric not in ("coco", *METRICS):
             raise ValueError(f"data.metric={data.metric} is not one of coco, {', '.join(METRICS)}")
-        super().__init__(net, data, seed, frozen, optimizer, schedule)
+        super().__init__(net, data, **common)
         self.metric = data.metric
         if self.metric in METRICS:
             self.eval_metrics = (*COCO_METRICS, "voc_ap")

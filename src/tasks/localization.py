@@ -1,16 +1,14 @@
 """Localization by a proposal net that is per class (Appendix C)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 from torchvision.ops import clip_boxes_to_image
 
 from src.data.examples import ObjectBatch
 from src.data.object_data import ObjectData
-from src.tasks.base import Schedule
 from src.tasks.class_proposals import ClassProposals
 from src.tasks.localization_task import LocalizationTask, main_objects
 from src.tasks.localization_views import LocalizationProtocol, make_views, parse_protocol
@@ -24,10 +22,7 @@ class Localizer(LocalizationTask):
         net: A net for classification; its classifier is removed.
         data: Says how images are prepared, and which classes there are.
         recipe: Has the options under `localizer`, see conf/recipe/imagenet_loc.yaml.
-        seed: Seed of the run, for the anchors that a step samples.
-        frozen: Whether batch norm keeps its statistics, weights and biases.
-        optimizer: Makes an optimizer from parameters and a first learning rate.
-        schedule: Gives the learning rate of each iteration.
+        **common: Arguments of `ObjectTask`.
 
     Raises:
         ValueError: The recipe is none for localization.
@@ -40,14 +35,11 @@ class Localizer(LocalizationTask):
         net: Any,
         data: ObjectData,
         recipe: dict[str, Any],
-        seed: int,
-        frozen: bool = False,
-        optimizer: Callable[..., Optimizer] | None = None,
-        schedule: Schedule | None = None,
+        **common: Any,
     ) -> None:
         if "localizer" not in recipe:
             raise ValueError("task=localization needs a recipe for it, such as recipe=scenes")
-        super().__init__(net, data, seed, frozen, optimizer, schedule)
+        super().__init__(net, data, **common)
         options = recipe["localizer"]
         self.shorter_side, self.crop = options["shorter_side"], options["crop"]
         self.proposals = ClassProposals(

@@ -30,6 +30,11 @@ class LocalizationTask(ObjectTask):
 
     A subclass finds the boxes.
 
+    Args:
+        net: A net for classification; its classifier is removed.
+        data: Says how images are prepared, and which classes there are.
+        **common: Arguments of `ObjectTask`.
+
     Attributes:
         results: What was found in each image evaluated last that has an object, in order.
         classify: Returns the most probable classes of an image uint8 [3, H, W], from 1 on; None if
@@ -39,8 +44,8 @@ class LocalizationTask(ObjectTask):
     train_metrics = ("loss", "loss_object", "loss_box")
     eval_metrics: Sequence[str] = ("localization_error",)
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
+    def __init__(self, net: nn.Module, data: ObjectData, **common: Any) -> None:
+        super().__init__(net, data, **common)
         self.classify: nn.Module | None = None
         self.own_results: list[Located] = []
         self.results = self.own_results

@@ -61,9 +61,9 @@ class ObjectTask(Task):
         net: nn.Module,
         data: ObjectData,
         seed: int,
-        frozen: bool,
-        optimizer: Callable[..., Optimizer] | None,
-        schedule: Schedule | None,
+        frozen: bool = False,
+        optimizer: Callable[..., Optimizer] | None = None,
+        schedule: Schedule | None = None,
     ) -> None:
         super().__init__(net, LossMeter(len(self.train_metrics)), optimizer, schedule)
         net.remove_classifier(self.uses_regions)  # type: ignore[operator]

@@ -4,18 +4,16 @@ Unlike in Fast R-CNN each region goes through the complete net, and a step learn
 each of many images, as the proposals of one image are alike.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from torchvision.ops import box_iou, clip_boxes_to_image, roi_align
 
 from src.data.examples import ObjectBatch
 from src.data.object_data import ObjectData
-from src.tasks.base import Schedule
 from src.tasks.localization import Localizer
 from src.tasks.localization_task import LocalizationTask, main_objects
 from src.tasks.localization_views import parse_protocol
@@ -29,11 +27,8 @@ class RCNN(LocalizationTask):
         net: A net for classification; its classifier is removed.
         data: Says how images are prepared, and which classes there are.
         recipe: Has the options under `rcnn`, see conf/recipe/imagenet_loc.yaml.
-        seed: Seed of the run, for the proposals that a step samples.
-        frozen: Whether batch norm keeps its statistics, weights and biases.
         localizer: Proposes the boxes of a class.
-        optimizer: Makes an optimizer from parameters and a first learning rate.
-        schedule: Gives the learning rate of each iteration.
+        **common: Arguments of `ObjectTask`.
 
     Raises:
         ValueError: The recipe is none for this task, or the data are not complete images.
@@ -46,11 +41,8 @@ class RCNN(LocalizationTask):
         net: Any,
         data: ObjectData,
         recipe: dict[str, Any],
-        seed: int,
-        frozen: bool,
         localizer: Localizer,
-        optimizer: Callable[..., Optimizer] | None = None,
-        schedule: Schedule | None = None,
+        **common: Any,
     ) -> None:
         if "rcnn" not in recipe:
             raise ValueError("task=rcnn needs a recipe for it, such as recipe=scenes")
@@ -58,7 +50,7 @@ class RCNN(LocalizationTask):
             raise ValueError(
                 "task=rcnn learns from complete images: set data.crop=0 data.scales=null"
             )
-        super().__init__(net, data, seed, frozen, optimizer, schedule)
+        super().__init__(net, data, **common)
         options = recipe["rcnn"]
         self.count, self.side = options["proposals"], options["side"]
         self.positive_iou = options["positive_iou"]

@@ -4,21 +4,20 @@ The paper names COCO segmentation among what its nets won, without a method or a
 torchvision's `FCNHead`; `model.dilate` makes the map finer that it works on.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.models.segmentation.fcn import FCNHead
 
 from src.data.examples import IGNORED, ObjectBatch
 from src.data.object_data import ObjectData
 from src.runs.run_dir import RunDir
-from src.tasks.base import EXAMPLES, Metrics, Schedule, Summary
+from src.tasks.base import EXAMPLES, Metrics, Summary
 from src.tasks.object_task import ObjectTask
 from src.tasks.pictures import draw_mask, write_pictures
 
@@ -30,10 +29,7 @@ class Segmenter(ObjectTask):
         net: A net for classification; its classifier is removed.
         data: Says how images are normalized, and which classes there are.
         recipe: Of any task; segmentation has no options of its own.
-        seed: Seed of the run, for the dropout of a step.
-        frozen: Whether batch norm of the net keeps its statistics, weights and biases.
-        optimizer: Makes an optimizer from parameters and a first learning rate.
-        schedule: Gives the learning rate of each iteration.
+        **common: Arguments of `ObjectTask`.
 
     Attributes:
         confusion: Pixels evaluated since the last reset, by true and by predicted class.
@@ -52,12 +48,9 @@ class Segmenter(ObjectTask):
         net: nn.Module,
         data: ObjectData,
         recipe: dict[str, Any],
-        seed: int,
-        frozen: bool = False,
-        optimizer: Callable[..., Optimizer] | None = None,
-        schedule: Schedule | None = None,
+        **common: Any,
     ) -> None:
-        super().__init__(net, data, seed, frozen, optimizer, schedule)
+        super().__init__(net, data, **common)
         num_classes = 1 + len(data.classes)  # the background is label 0
         self.head = FCNHead(net.last_channels, num_classes)
         self.confusion = MulticlassConfusionMatrix(

@@ -122,7 +122,7 @@ def build_task(config: dict[str, Any], net: Any, data: ObjectData, **training: A
     if config.get("localizer"):
         path = Path(config["localizer"])
         training["localizer"] = load_module(RunDir.open_trained(path), data)
-    return module(net, data, config["recipe"], config["seed"], frozen, **training)
+    return module(net, data, config["recipe"], seed=config["seed"], frozen=frozen, **training)
 
 
 def load_module(run_dir: RunDir, data: ObjectData) -> ObjectTask:
