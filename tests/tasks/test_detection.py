@@ -1,9 +1,6 @@
 """A detector on our nets: its parts, its losses, frozen batch norm, and exact resuming."""
 
-import io
 import json
-from contextlib import redirect_stdout
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +11,13 @@ from hydra.utils import instantiate
 from ranks import run_on_ranks, train_and_capture
 from run_comparison import assert_same_run, load_checkpoint
 from safetensors.torch import load_file, save_file
+from small_tasks import (
+    DETECTION,
+    EVALUATION,
+    assert_same_from_1_2_and_3_processes,
+    first_batch,
+    make_module,
+)
 from torch import nn
 
 from src import train
@@ -21,48 +25,23 @@ from src.evaluation.evaluator import run_config
 from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.export import export
 from src.models.complexity import count_parameters, weighted_layers
-from src.runs.run_dir import RunDir
 from src.tables import read_csv
 from src.tasks.detection import Detector
 from src.tasks.faster_rcnn import make_faster_rcnn
 from src.training.build import build
 from src.training.trainer import make_trainer
 
-# Three iterations on few scenes, for tests in which the result does not matter.
-DETECTION = [
-    "task=detection",
-    "data=scenes",
-    "data.train_scenes=20",
-    "data.test_scenes=5",
-    "recipe.batch_size=2",
-    "recipe.iterations=4",
-    "recipe.eval_every=4",
-    "recipe.log_every=1",
-    "recipe.checkpoint_every=1",
-    "trainer.accelerator=cpu",
-]
-EVALUATION = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
-
 
 @pytest.fixture
 def detector(find):
     """Build the module and the data of a command line."""
-
-    def make(*overrides):
-        config = find(*DETECTION, "n=1", "trainer.precision=32-true", *overrides).config
-        return build(config, make_trainer(config, []))
-
-    return make
+    return lambda *overrides: make_module(find, *DETECTION, *overrides)
 
 
 @pytest.fixture
 def detect(tiny):
     """Train a detector in this process."""
     return lambda *overrides, **options: tiny(*DETECTION, *overrides, **options)
-
-
-def first_batch(data):
-    return next(iter(data.train_dataloader()))
 
 
 @pytest.mark.parametrize(
@@ -132,20 +111,14 @@ def test_the_parameters_of_the_net_have_the_names_of_the_classifier_and_no_other
 def test_a_step_of_one_iteration_samples_the_same_and_of_another_others(detector):
     module, data = detector()
     batch = first_batch(data)
-    module.trainer = make_trainer_stub()
     losses = [module.training_step(batch, index).item() for index in (0, 0, 1)]
     # Batch norm in training does not depend on its running statistics, which move.
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
 
 
-def make_trainer_stub():
-    return SimpleNamespace(global_rank=0, world_size=1, strategy=None)
-
-
 def test_the_loss_is_the_sum_of_its_four_parts(detector):
     module, data = detector()
-    module.trainer = make_trainer_stub()
     loss = module.training_step(first_batch(data), 0).item()
     metrics = module.pop_train_metrics()
     assert metrics.pop("loss") == pytest.approx(loss, rel=1e-6)
@@ -155,7 +128,6 @@ def test_the_loss_is_the_sum_of_its_four_parts(detector):
 
 def test_only_convolutions_are_computed_in_reduced_precision(detector):
     module, data = detector()
-    module.trainer = make_trainer_stub()
     seen = {}
 
     def note(name):
@@ -317,23 +289,11 @@ def test_the_detections_of_a_run_are_those_of_its_checkpoint(detect, capsys):
     np.testing.assert_allclose(found["scores"], scores, rtol=1e-3, atol=1e-4)
 
 
-def evaluate_share(path, world_size):
-    options = EVALUATION | {"devices": world_size}
-    with redirect_stdout(io.StringIO()) as printed:
-        evaluate_task_runs([RunDir.open(path)], options, "center")
-    return printed.getvalue()
-
-
 @pytest.mark.slow
-def test_average_precision_is_the_same_from_1_2_and_3_processes(detect, capsys):
+def test_average_precision_is_the_same_from_1_2_and_3_processes(detect):
     run_dir = detect("recipe.iterations=40", "recipe.eval_every=40", "data.metric=voc")
-    capsys.readouterr()
-    evaluate_task_runs([run_dir], EVALUATION, "center")
-    expected = capsys.readouterr().out
-    assert "VOC AP by class" in expected
-    for world_size in (2, 3):  # of 5 images
-        outputs = run_on_ranks(world_size, evaluate_share, run_dir.path, world_size)
-        assert outputs == [expected, *[""] * (world_size - 1)]
+    assert "VOC AP by class" in assert_same_from_1_2_and_3_processes(run_dir, "center")
+    assert_same_from_1_2_and_3_processes(run_dir, "refine+multiscale")
 
 
 def train_share(run_dir):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from test_detection import DETECTION, EVALUATION
+from small_tasks import DETECTION, EVALUATION, make_module
 from torch import nn
 
 from src import train
@@ -24,8 +24,6 @@ from src.tasks.detection_protocols import (
     pyramid_features,
     vote,
 )
-from src.training.build import build
-from src.training.trainer import make_trainer
 
 CENTER = DetectionProtocol(False, ())
 
@@ -35,9 +33,8 @@ def make_detector(find):
     """Build an untrained detector, in evaluation, with an image that it takes."""
 
     def make(*overrides, seed=0):
-        options = [*DETECTION, "n=1", f"seed={seed}", "trainer.precision=32-true", *overrides]
-        config = find(*options, "recipe.detector.min_score=0.0").config
-        module, data = build(config, make_trainer(config, []))
+        options = [f"seed={seed}", "recipe.detector.min_score=0.0", *overrides]
+        module, data = make_module(find, *DETECTION, *options)
         for norm in module.modules():
             if isinstance(norm, nn.BatchNorm2d):  # otherwise the maps of such a net are all alike
                 norm.running_mean.normal_()

@@ -1,41 +1,23 @@
 """A localizer on our nets: what it learns, its protocols and classes, processes, exact resuming."""
 
-import io
-from contextlib import redirect_stdout
-from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import KillBefore, Killed
-from ranks import run_on_ranks, train_and_capture
+from ranks import train_and_capture
 from run_comparison import assert_same_run, load_checkpoint
 from safetensors.torch import load_file
+from small_tasks import EVALUATION, LOCALIZATION, assert_same_from_1_2_and_3_processes, make_module
 
 from src import train
 from src.data.examples import make_target
 from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.export import export
 from src.runs.describe import describe_results
-from src.runs.run_dir import RunDir
 from src.tasks.localization_task import main_objects
 from src.training.build import build
 from src.training.trainer import make_trainer
 
-# Four iterations on few scenes, for tests in which the result does not matter.
-LOCALIZATION = [
-    "task=localization",
-    "data=scenes",
-    "data.max_objects=1",
-    "data.crop=56",
-    "data.train_scenes=20",
-    "data.test_scenes=5",
-    "recipe.batch_size=2",
-    "recipe.iterations=4",
-    "recipe.eval_every=4",
-    "recipe.log_every=1",
-    "recipe.checkpoint_every=1",
-    "trainer.accelerator=cpu",
-]
 CLASSIFICATION = [
     "data=scene_digits",
     "data.train_scenes=40",
@@ -44,21 +26,12 @@ CLASSIFICATION = [
     "recipe.iterations=4",
     "recipe.eval_every=4",
 ]
-EVALUATION = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
 
 
 @pytest.fixture
 def localizer(find):
     """Build the module and the data of a command line."""
-
-    def make(*overrides):
-        net = [] if any(o.startswith("model=") for o in overrides) else ["n=1"]
-        config = find(*LOCALIZATION, *net, "trainer.precision=32-true", *overrides).config
-        module, data = build(config, make_trainer(config, []))
-        module.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=None)
-        return module, data
-
-    return make
+    return lambda *overrides: make_module(find, *LOCALIZATION, *overrides)
 
 
 @pytest.fixture
@@ -201,22 +174,10 @@ def test_a_classifier_of_other_images_or_classes_is_an_error(localize, tiny):
         evaluate_task_runs([run_dir], EVALUATION, "center", classifier=run_dir)
 
 
-def evaluate_share(path, world_size):
-    options = EVALUATION | {"devices": world_size}
-    with redirect_stdout(io.StringIO()) as printed:
-        evaluate_task_runs([RunDir.open(path)], options, "dense")
-    return printed.getvalue()
-
-
 @pytest.mark.slow
-def test_the_error_is_the_same_from_1_2_and_3_processes(localize, capsys):
+def test_the_error_is_the_same_from_1_2_and_3_processes(localize):
     run_dir = localize("recipe.iterations=40", "recipe.eval_every=40")
-    capsys.readouterr()
-    evaluate_task_runs([run_dir], EVALUATION, "dense")
-    expected = capsys.readouterr().out
-    for world_size in (2, 3):  # of 5 images
-        outputs = run_on_ranks(world_size, evaluate_share, run_dir.path, world_size)
-        assert outputs == [expected, *[""] * (world_size - 1)]
+    assert_same_from_1_2_and_3_processes(run_dir, "dense")
 
 
 @pytest.mark.parametrize(

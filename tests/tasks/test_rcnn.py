@@ -1,20 +1,16 @@
 """The R-CNN step of localization: what it warps, samples and learns, and exact resuming."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from conftest import KillBefore, Killed
 from ranks import train_and_capture
 from run_comparison import assert_same_run, load_checkpoint
-from test_localization import EVALUATION, LOCALIZATION
+from small_tasks import EVALUATION, LOCALIZATION, SCENES, first_batch, make_module
 
 from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.tasks.localization_views import parse_protocol
-from src.training.build import build
-from src.training.trainer import make_trainer
 
-RCNN = ["task=rcnn", *(o for o in LOCALIZATION[1:] if not o.startswith("data.crop"))]
+RCNN = ["task=rcnn", *SCENES, "data.max_objects=1"]
 
 
 @pytest.fixture
@@ -33,8 +29,7 @@ def refine(tiny, localizer):
 @pytest.fixture
 def rcnn(find, localizer):
     """Build the module and the data of a command line."""
-    config = find(*RCNN, "n=1", "trainer.precision=32-true", f"localizer={localizer.path}").config
-    return build(config, make_trainer(config, []))
+    return make_module(find, *RCNN, f"localizer={localizer.path}")
 
 
 def test_a_region_is_warped_to_a_square_of_the_same_pixels(rcnn):
@@ -103,8 +98,7 @@ def test_proposals_are_those_of_the_localizer_by_falling_score(rcnn):
 
 def test_a_step_of_one_iteration_samples_the_same_and_of_another_others(rcnn):
     module, data = rcnn
-    module.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=None)
-    batch = next(iter(data.train_dataloader()))
+    batch = first_batch(data)
     losses = [module.training_step(batch, index).item() for index in (0, 0, 1)]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]

@@ -11,6 +11,13 @@ from conftest import KillBefore, Killed
 from ranks import run_on_ranks, train_and_capture
 from run_comparison import assert_same_run, load_checkpoint
 from safetensors.torch import load_file, save_file
+from small_tasks import (
+    EVALUATION,
+    SEGMENTATION,
+    assert_same_from_1_2_and_3_processes,
+    first_batch,
+    make_module,
+)
 from torch import nn
 from torchmetrics.classification import MulticlassJaccardIndex
 
@@ -18,48 +25,19 @@ from src.evaluation.task_evaluator import evaluate_task_runs
 from src.export import export
 from src.models.resnet import resnet
 from src.models.vgg import VGG
-from src.runs.run_dir import RunDir
 from src.tasks.segmentation import Segmenter, class_ious, padded_batch, pixel_loss
-from src.training.build import build
-from src.training.trainer import make_trainer
-
-# Three iterations on few scenes, for tests in which the result does not matter.
-SEGMENTATION = [
-    "task=segmentation",
-    "data=scenes",
-    "data.train_scenes=20",
-    "data.test_scenes=5",
-    "recipe.batch_size=2",
-    "recipe.iterations=4",
-    "recipe.eval_every=4",
-    "recipe.log_every=1",
-    "recipe.checkpoint_every=1",
-    "trainer.accelerator=cpu",
-]
-EVALUATION = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
 
 
 @pytest.fixture
 def segmenter(find):
     """Build the module and the data of a command line."""
-
-    def make(*overrides):
-        config = find(*SEGMENTATION, "n=1", "trainer.precision=32-true", *overrides).config
-        module, data = build(config, make_trainer(config, []))
-        module.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=None)
-        return module, data
-
-    return make
+    return lambda *overrides: make_module(find, *SEGMENTATION, *overrides)
 
 
 @pytest.fixture
 def segment(tiny):
     """Train a segmenter in this process."""
     return lambda *overrides, **options: tiny(*SEGMENTATION, *overrides, **options)
-
-
-def first_batch(data):
-    return next(iter(data.train_dataloader()))
 
 
 def reference_ious(truth, predicted, classes):
@@ -261,22 +239,9 @@ def test_a_finished_run_has_results_and_a_picture_and_is_evaluated_again(segment
     assert picture.exists()
 
 
-def evaluate_share(path, world_size):
-    options = EVALUATION | {"devices": world_size}
-    with redirect_stdout(io.StringIO()) as printed:
-        evaluate_task_runs([RunDir.open(path)], options, "center")
-    return printed.getvalue()
-
-
 @pytest.mark.slow
-def test_mean_iou_is_the_same_from_1_2_and_3_processes(segment, capsys):
-    run_dir = segment()
-    capsys.readouterr()
-    evaluate_task_runs([run_dir], EVALUATION, "center")
-    expected = capsys.readouterr().out
-    for world_size in (2, 3):  # of 5 images
-        outputs = run_on_ranks(world_size, evaluate_share, run_dir.path, world_size)
-        assert outputs == [expected, *[""] * (world_size - 1)]
+def test_mean_iou_is_the_same_from_1_2_and_3_processes(segment):
+    assert_same_from_1_2_and_3_processes(segment(), "center")
 
 
 def train_share(run_dir):
