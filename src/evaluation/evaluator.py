@@ -117,12 +117,7 @@ def evaluate(
         "images": images,
         "test_error": 100 * errors / images,
         "test_error_top5": 100 * errors_top5 / images,
-        "images_per_second": speed,
-        "precision": trainer_config["precision"],
-        "device": device_name(trainer.strategy.root_device),
-        "devices": trainer.world_size,
-        "versions": versions(),
-        "git_commit": git_commit(),
+        **describe_evaluation(trainer, speed),
     }
     if trainer.is_global_zero:
         print(
@@ -145,6 +140,18 @@ def make_trainer(trainer_config: dict[str, Any], callbacks: Sequence[Callback]) 
         use_distributed_sampler=False,  # the data share out batches themselves
         callbacks=[*callbacks],
     )
+
+
+def describe_evaluation(trainer: Trainer, images_per_second: float) -> dict[str, Any]:
+    """Return what the results of an evaluation say of its speed and of what it ran on."""
+    return {
+        "images_per_second": images_per_second,
+        "precision": trainer.precision,
+        "device": device_name(trainer.strategy.root_device),
+        "devices": trainer.world_size,
+        "versions": versions(),
+        "git_commit": git_commit(),
+    }
 
 
 def load_nets(

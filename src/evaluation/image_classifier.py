@@ -48,7 +48,7 @@ def load_classifier(run_dir: RunDir, num_classes: int) -> ImageClassifier:
         ValueError: The run is none of classification, or has another number of classes.
     """
     (net,), data = load_nets([run_config(run_dir)])
-    classes = run_dir.config["model"]["num_classes"]
+    classes = run_dir.config["model"].get("num_classes", num_classes)
     if classes != num_classes:
         raise ValueError(
             f"{run_dir.path} is of {classes} classes, but the localizer of {num_classes}"

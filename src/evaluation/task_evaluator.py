@@ -8,16 +8,21 @@ from pytorch_lightning import Callback
 from tqdm import tqdm
 
 from src.data.object_data import ObjectData
-from src.evaluation.evaluator import ImageProgress, make_title, make_trainer
+from src.evaluation.evaluator import (
+    ImageProgress,
+    describe_evaluation,
+    make_title,
+    make_trainer,
+)
 from src.evaluation.image_classifier import load_classifier
 from src.runs.config_files import check_targets
-from src.runs.environment import git_commit, silence_lightning, versions
+from src.runs.environment import silence_lightning
 from src.runs.run_dir import RunDir
 from src.tasks.base import EXAMPLES
 from src.tasks.localization_task import LocalizationTask
 from src.tasks.object_task import ObjectTask
 from src.training.build import load_module
-from src.training.precision import device_name, forbid_tf32
+from src.training.precision import forbid_tf32
 
 
 def evaluate_task_runs(
@@ -46,12 +51,7 @@ def evaluate_task_runs(
             images.
     """
     silence_lightning()
-    module, data = load_task(run_dirs[0])
-    module.test_by(protocol, load_others(run_dirs[1:], data))
-    if classifier:
-        if not isinstance(module, LocalizationTask):
-            raise ValueError("classifier= finds the classes for a run of localization only")
-        module.localize_classes_of(load_classifier(classifier, len(data.classes)))
+    module, data = load_tested(run_dirs, protocol, classifier)
     forbid_tf32(trainer_config["precision"])
     images = len(data.test_labels)
     with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
@@ -69,27 +69,34 @@ def evaluate_task_runs(
     print(f"{title}{suffix}: {module.describe_test(metrics)} ({images:,} test images)", flush=True)
     if len(run_dirs) > 1:
         return
+    picture = run_dir.path / ("examples.png" if not suffix else f"examples-{protocol}.png")
     if protocol == "center" and not classifier:
         module.write_artifacts(run_dir, data, show or EXAMPLES)
-        picture = run_dir.path / "examples.png"
     else:
-        results = {
-            "protocol": protocol,
-            **module.test_results(metrics),
-            "images": images,
-            "images_per_second": images / seconds,
-            "precision": trainer_config["precision"],
-            "device": device_name(trainer.strategy.root_device),
-            "devices": trainer.world_size,
-            "versions": versions(),
-            "git_commit": git_commit(),
-        }
+        results = {"protocol": protocol, **module.test_results(metrics), "images": images}
+        results |= describe_evaluation(trainer, images / seconds)
         run_dir.write_evaluation(results)
-        picture = run_dir.path / f"examples-{protocol}.png"
         if show:
             module.draw_examples(picture, data, show)
     if show:
         print(f"written: {picture}")
+
+
+def load_tested(
+    run_dirs: list[RunDir], protocol: str, classifier: RunDir | None
+) -> tuple[ObjectTask, ObjectData]:
+    """Return the module of the first run, ready to be tested as `evaluate_task_runs` is asked to.
+
+    Raises:
+        ValueError: As for `evaluate_task_runs`.
+    """
+    module, data = load_task(run_dirs[0])
+    module.test_by(protocol, load_others(run_dirs[1:], data))
+    if classifier:
+        if not isinstance(module, LocalizationTask):
+            raise ValueError("classifier= finds the classes for a run of localization only")
+        module.localize_classes_of(load_classifier(classifier, len(data.classes)))
+    return module, data
 
 
 def load_others(run_dirs: list[RunDir], data: ObjectData) -> list[ObjectTask]:

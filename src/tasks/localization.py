@@ -48,7 +48,18 @@ class Localizer(LocalizationTask):
         self.protocol = parse_protocol("center", self.shorter_side)
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
-        """Return the last map of images uint8 [3, H, W] of one size, float32."""
+        """Return the last map of images uint8 [3, H, W] of one size, float32.
+
+        Raises:
+            ValueError: The images differ in size.
+        """
+        sizes = {tuple(image.shape[1:]) for image in images}
+        if len(sizes) > 1:
+            several = ", ".join(f"{width}x{height}" for height, width in sorted(sizes)[:3])
+            raise ValueError(
+                f"the training images of a batch differ in size ({several}): set data.crop=SIDE no "
+                "larger than the smallest of them, or data.scales=[SIDE,SIDE] as well"
+            )
         return self.net.last_map(torch.stack(self.normalized(images))).float()  # type: ignore[operator]
 
     def training_step(self, batch: ObjectBatch, index: int) -> Tensor:

@@ -1,6 +1,5 @@
 """A localizer on our nets: what it learns, its protocols and classes, processes, exact resuming."""
 
-
 import pytest
 import torch
 from conftest import KillBefore, Killed
@@ -15,8 +14,6 @@ from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.export import export
 from src.runs.describe import describe_results
 from src.tasks.localization_task import main_objects
-from src.training.build import build
-from src.training.trainer import make_trainer
 
 CLASSIFICATION = [
     "data=scene_digits",
@@ -61,6 +58,13 @@ def test_a_step_of_one_iteration_samples_the_same_and_of_another_others(localize
     losses = [module.training_step(batch, index).item() for index in (0, 0, 1)]
     assert losses[0] == losses[1]
     assert losses[0] != losses[2]
+
+
+def test_training_images_of_several_sizes_are_an_error_that_names_what_to_set(localizer):
+    module, data = localizer()
+    images = [data.example("test", 0).image, torch.zeros(3, 48, 56, dtype=torch.uint8)]
+    with pytest.raises(ValueError, match=r"\(56x48, 64x64\): set data.crop=SIDE"):
+        module(images)
 
 
 def test_the_net_alone_is_computed_in_reduced_precision(localizer):
@@ -152,17 +156,6 @@ def test_the_classes_of_a_classifier_are_localized(localize, find, capsys):
     assert run_dir.evaluation("dense")["images"] == 5
     assert (run_dir.path / "examples-dense.png").exists()
     assert all((run_dir.path / name).read_bytes() == content for name, content in kept.items())
-
-
-def test_the_scenes_of_the_classifier_are_those_of_the_localizer(localizer, find):
-    _, data = localizer()
-    config = find(*CLASSIFICATION, "n=1", "trainer.precision=32-true").config
-    _, own = build(config, make_trainer(config, []))
-    images, labels = own.splits["test"]
-    for i in range(5):
-        image, target = data.example("test", i)
-        assert torch.equal(images[i].movedim(-1, 0), image)
-        assert labels[i] == target["labels"][0] - 1
 
 
 def test_a_classifier_of_other_images_or_classes_is_an_error(localize, tiny):
