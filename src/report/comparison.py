@@ -55,7 +55,10 @@ def complete_keys(config: Config) -> dict[str, Any]:
 
     A key that a stored config lacks counts as its default: a new key orphans no results.
     """
-    return identity_keys(chosen_values(config["choices"]) | flatten(config))
+    keys = identity_keys(chosen_values(config["choices"]) | flatten(config))
+    if keys.get("localizer"):  # each seed has that of its own seed
+        keys["localizer"] = re.sub(r"-s\d+$", "", keys["localizer"])
+    return keys
 
 
 def changed_keys(config: Config, **choices: str) -> dict[str, tuple[Any, Any]]:

@@ -50,6 +50,7 @@ METRICS = {
     "localization": TaskMetrics(
         {
             "localization error (%), class given": "test_localization_error",
+            "top-1 localization error (%)": "test_localization_error_top1",
             "top-5 localization error (%)": "test_localization_error_top5",
             "top-5 classification error (%)": "test_classification_error_top5",
         },

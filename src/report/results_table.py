@@ -115,6 +115,7 @@ TABLES = {
     "departures": departure_table,
     "detection": detection_table,
     "detection_seeds": detection_list,
+    "localization_seeds": detection_list,
     "segmentation": detection_table,
     "localization": detection_table,
     "speed": speed_table,
@@ -129,7 +130,8 @@ def fill_tables(text: str, root: Path) -> str:
         text: Each table in it stands between `<!-- table: FILE -->` and `<!-- end -->`, where
             FILE is a CSV file. `seeds` in place of `table` stands for a list of differences with
             their intervals, `convergence`, `departures`, `detection`, `segmentation` and
-            `localization` for their tables, `detection_seeds` for the differences of detectors,
+            `localization` for their tables, `detection_seeds` and `localization_seeds` for the
+            differences of detectors and localizers,
             `speed` and `fault_injection` for those of `python -m src.benchmark` and
             `make fault-injection`.
         root: The directory to which FILE is relative.

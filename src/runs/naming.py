@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from pathlib import Path
 from typing import Any
 
 from src.runs.config_files import flatten, task_name, with_present_names, without_implied_targets
@@ -75,6 +76,8 @@ def curve_name(key: dict[str, Any]) -> str:
         if name not in ("data", "net", "seed"):
             # bf16-mixed says what it is without the key's name; most other values do not.
             label = "" if name in ("task", "trainer.precision") else name.rpartition(".")[2]
+            if name == "localizer":  # a run directory, whose own name tells it
+                value = Path(value).name
             parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))
     name = "-".join(parts)
     if len(name) <= LONGEST_NAME:

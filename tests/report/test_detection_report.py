@@ -222,7 +222,8 @@ def test_what_a_classifier_adds_to_the_center_of_a_localizer_is_in_its_row(tmp_p
     (run,), _ = read_runs([tmp_path])
     means, classes = detection_table(run.evaluations).split("\n\n")
     head, _, center, dense = cells(means)
-    assert head[3:5] == ["localization error (%), class given", "top-5 localization error (%)"]
-    assert center[3:5] == ["30.00", "35.00"]
-    assert dense[3:5] == ["20.00", "25.00"]
+    title = "localization error (%)"
+    assert head[3:6] == [f"{title}, class given", f"top-1 {title}", f"top-5 {title}"]
+    assert center[3:6] == ["30.00", "-", "35.00"]
+    assert dense[3:6] == ["20.00", "-", "25.00"]
     assert cells(classes)[2][1:] == ["20.00", "40.00"]
