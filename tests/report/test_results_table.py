@@ -137,7 +137,7 @@ def test_the_tables_in_the_readmes_are_those_of_the_committed_results():
     for page in (ROOT / "README.md", ROOT / "experiments" / "README.md"):
         if page.exists():
             text = page.read_text()
-            kinds = "table|detection|segmentation|speed|fault_injection"
+            kinds = "table|detection|segmentation|localization|speed|fault_injection"
             files = re.findall(rf"<!-- (?:{kinds}): (\S+) -->", text)
             shown += [(page.parent / file).resolve() for file in files]
             assert fill_tables(text, page.parent) == text
