@@ -78,23 +78,29 @@ def metrics(rows: Sequence[Row]) -> TaskMetrics:
 
 def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
     """Describe the results of one task, a line for each group of seeds, with its column titles."""
-    lines = [
+    return [
         {
             "net": name,
             "layers": layers_cell(seeds[0]),
             "parameters": f"{seeds[0]['parameters'] / 1e6:,.2f} M",
             **{title: _sample(seeds, key) for title, key in metrics(seeds).columns.items()},
+            **gain,
             "seeds": str(len(seeds)),
             "iterations": f"{seeds[0]['iterations']:,}",
             "seconds": f"{mean(seed['seconds'] for seed in seeds):,.0f}",
         }
-        for name, seeds in zip(names_with_protocols(groups), groups, strict=True)
+        for name, seeds, gain in zip(
+            names_with_protocols(groups), groups, _gain_cells(groups), strict=True
+        )
     ]
-    if not all(is_baseline(seeds[0]) for seeds in groups):
-        title, key = metrics(groups[0]).compared[-1]
-        for line, gain in zip(lines, gains(groups, key), strict=True):
-            line[f"{title} minus baseline"] = gain
-    return lines
+
+
+def _gain_cells(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
+    """Return what each group reaches above its baseline, by column; empty if all are baselines."""
+    if all(is_baseline(seeds[0]) for seeds in groups):
+        return [{} for _ in groups]
+    title, key = metrics(groups[0]).compared[-1]
+    return [{f"{title} minus baseline": gain} for gain in gains(groups, key)]
 
 
 def class_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:

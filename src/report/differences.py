@@ -4,7 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from src.report.comparison import DEPTH, NET, group_by, group_seeds, join, names_with_protocols
+from src.report.comparison import (
+    CENTER,
+    DEPTH,
+    NET,
+    group_by,
+    group_seeds,
+    join,
+    names_with_protocols,
+)
 from src.report.confidence import (
     Sample,
     detectable_difference,
@@ -120,13 +128,16 @@ def seed_statistics(rows: Sequence[Row], measures: Measures = ERRORS) -> list[st
 
     Returns:
         A sentence for each two of them that differ in one respect, with the 95% intervals of their
-        differences, and one for each of them with the smallest difference that `SEEDS` seeds find.
+        differences, and one for each net, tested by `center`, with the smallest difference that
+        `SEEDS` seeds find.
     """
     groups = group_seeds(rows)
     named = zip(names_with_protocols(groups), groups, strict=True)
     nets = [net for net in named if len(net[1]) > 1]
     compared = [_compare(*pair, measures) for pair in _pairs(nets)]
-    return [*compared, *filter(None, (_describe_std(net, *measures[-1]) for net in nets))]
+    # By one protocol, or the detectors of one sweep would have dozens of sentences.
+    centers = [net for net in nets if net[1][0].get("protocol", CENTER) == CENTER]
+    return [*compared, *filter(None, (_describe_std(net, *measures[-1]) for net in centers))]
 
 
 def _pairs(nets: Sequence[Net]) -> Iterator[tuple[Net, Net]]:
