@@ -13,11 +13,10 @@ from typing import Any
 
 from src.data.annotated_images import read_example, tidy
 from src.data.examples import Example
+from src.data.image_folder import subfolders
 from src.data.object_data import ObjectData
 from src.data.transforms import CROP_SIZE
 from src.data.voc import SUFFIXES, read_annotation
-
-IMAGE_SUFFIXES = (*SUFFIXES, ".JPEG")
 
 
 class ImageNetLoc(ObjectData):
@@ -43,7 +42,7 @@ class ImageNetLoc(ObjectData):
                     f"there is no directory {train.absolute()}: name with data.root= what holds "
                     "train/<wnid>/*.JPEG, and with data.annotations= what holds the XML files"
                 )
-            classes = sorted(entry.name for entry in os.scandir(train) if entry.is_dir())
+            classes = subfolders(train)
         super().__init__(classes=classes, **common)
         self.label_of = {wnid: label for label, wnid in enumerate(classes, start=1)}
         self.images = {"train": self._list("train"), "test": self._list("val")}
@@ -54,7 +53,7 @@ class ImageNetLoc(ObjectData):
         Raises:
             FileNotFoundError: There are none, or a test image has no XML file.
         """
-        images = relative_files(self.root, folder, IMAGE_SUFFIXES)
+        images = relative_files(self.root, folder, SUFFIXES)
         described = {
             name.rpartition(".")[0] for name in relative_files(self.annotations, folder, (".xml",))
         }

@@ -1,4 +1,4 @@
-"""Evaluate runs of detection or segmentation on the complete test set of their data."""
+"""Evaluate runs of other tasks than classification on the complete test set of their data."""
 
 import time
 from typing import Any

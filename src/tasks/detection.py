@@ -105,25 +105,21 @@ class Detector(ObjectTask):
         with torch.autocast(device, enabled=False):
             yield
 
-    def check_protocol(self, protocol: str) -> None:
-        """Check that a detector can be tested by a protocol.
+    def parse_protocol(self, name: str) -> DetectionProtocol:
+        """Return a protocol of Appendix B.
 
         Raises:
             ValueError: There is no such protocol.
         """
-        parse_protocol(protocol, self.min_size)
+        return parse_protocol(name, self.min_size)
 
     def test_by(self, protocol: str, others: Sequence[ObjectTask] = ()) -> None:
-        """Test by a protocol of Appendix B from now on, together with other detectors.
-
-        Args:
-            protocol: A name that `parse_protocol` takes.
-            others: Detectors of the same classes.
+        """Test by a protocol of Appendix B from now on, with detectors of the same classes.
 
         Raises:
             ValueError: There is no such protocol.
         """
-        self.protocol = parse_protocol(protocol, self.min_size)
+        super().test_by(protocol)
         self.others = nn.ModuleList(others)
 
     def detect(self, images: Sequence[Tensor]) -> list[Objects]:
@@ -142,10 +138,7 @@ class Detector(ObjectTask):
         """Return the loss of a batch."""
         self.seed_step(index)  # torchvision samples anchors and regions
         losses = self(batch)
-        parts = torch.stack([losses[name] for name in LOSSES.values()])
-        loss = parts.sum()
-        self.train_meter.update(torch.cat([loss[None], parts]).detach(), len(batch[0]))
-        return loss
+        return self.update_losses([losses[name] for name in LOSSES.values()], len(batch[0]))
 
     def validation_step(self, batch: ObjectBatch, _: int) -> None:
         """Detect the objects of a batch."""

@@ -12,7 +12,6 @@ from src.data.object_data import ObjectData
 from src.tasks.class_proposals import ClassProposals
 from src.tasks.localization_task import LocalizationTask, main_objects
 from src.tasks.localization_views import LocalizationProtocol, make_views, parse_protocol
-from src.tasks.object_task import ObjectTask
 
 
 class Localizer(LocalizationTask):
@@ -45,7 +44,7 @@ class Localizer(LocalizationTask):
         self.proposals = ClassProposals(
             net.last_channels, net.last_stride, len(data.classes), options
         )
-        self.protocol = parse_protocol("center", self.shorter_side)
+        self.test_by("center")
 
     def forward(self, images: Sequence[Tensor]) -> Tensor:
         """Return the last map of images uint8 [3, H, W] of one size, float32.
@@ -72,22 +71,13 @@ class Localizer(LocalizationTask):
             losses = self.proposals.losses(last_map, labels, boxes)
         return self.update_losses(losses, len(images))
 
-    def check_protocol(self, protocol: str) -> None:
-        """Check that a localizer can be tested by a protocol.
+    def parse_protocol(self, name: str) -> LocalizationProtocol:
+        """Return what is seen of a test image.
 
         Raises:
             ValueError: There is no such protocol.
         """
-        parse_protocol(protocol, self.shorter_side)
-
-    def test_by(self, protocol: str, others: Sequence[ObjectTask] = ()) -> None:
-        """Test by a protocol from now on.
-
-        Raises:
-            ValueError: There is no such protocol.
-        """
-        super().test_by(protocol, others)
-        self.protocol = parse_protocol(protocol, self.shorter_side)
+        return parse_protocol(name, self.shorter_side)
 
     def locate(self, image: Tensor, labels: Sequence[int]) -> Tensor:
         """Return the most probable box of each of some classes, [M, 4]."""

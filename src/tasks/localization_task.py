@@ -63,13 +63,6 @@ class LocalizationTask(ObjectTask):
         """Compute scores and boxes in float32, also where the net is in reduced precision."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def update_losses(self, losses: Sequence[Tensor], images: int) -> Tensor:
-        """Count the losses of the scores and of the boxes of a batch, and return their sum."""
-        parts = torch.stack([*losses])
-        loss = parts.sum()
-        self.train_meter.update(torch.cat([loss[None], parts]).detach(), images)
-        return loss
-
     def localize_classes_of(self, classify: nn.Module) -> None:
         """Localize from now on also the classes that a classifier finds, see `classify`."""
         self.classify = classify

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -97,14 +97,14 @@ class ObjectTask(Task):
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
         """Draw the first test images: what is there above what was found."""
 
-    def check_protocol(self, protocol: str) -> None:
-        """Check that the task can be tested by a protocol.
+    def parse_protocol(self, name: str) -> Any:
+        """Return what a protocol of testing means for the task; a task may have `center` alone.
 
         Raises:
             ValueError: There is no such protocol.
         """
-        if protocol != "center":
-            raise ValueError(f"protocol={protocol} does not apply to this task: leave it out")
+        if name != "center":
+            raise ValueError(f"protocol={name} does not apply to this task: leave it out")
 
     def test_by(self, protocol: str, others: Sequence["ObjectTask"] = ()) -> None:
         """Test by a protocol from now on, together with other modules if the task can do that.
@@ -112,9 +112,16 @@ class ObjectTask(Task):
         Raises:
             ValueError: The task has no such protocol.
         """
-        self.check_protocol(protocol)
+        self.protocol = self.parse_protocol(protocol)
         if others:
             raise ValueError("this task has no ensembles: evaluate one run at a time")
+
+    def update_losses(self, losses: Sequence[Tensor], images: int) -> Tensor:
+        """Count the parts of the loss of a batch, and return their sum."""
+        parts = torch.stack([*losses])
+        loss = parts.sum()
+        self.train_meter.update(torch.cat([loss[None], parts]).detach(), images)
+        return loss
 
     def mean_metrics(self, *sums: float) -> Metrics:
         """Return the mean losses from sums."""

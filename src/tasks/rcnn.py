@@ -16,8 +16,7 @@ from src.data.examples import ObjectBatch
 from src.data.object_data import ObjectData
 from src.tasks.localization import Localizer
 from src.tasks.localization_task import LocalizationTask, main_objects
-from src.tasks.localization_views import parse_protocol
-from src.tasks.object_task import ObjectTask
+from src.tasks.localization_views import LocalizationProtocol
 
 
 class RCNN(LocalizationTask):
@@ -57,7 +56,7 @@ class RCNN(LocalizationTask):
         # In a tuple, it is no part of this module: neither learned nor saved with it.
         self.localizers = (localizer.eval(),)
         self.coder = localizer.proposals.matching.box_coder
-        self.protocol = parse_protocol("center", localizer.shorter_side)
+        self.test_by("center")
         self.scores = nn.Linear(net.region_channels, len(data.classes))
         self.deltas = nn.Linear(net.region_channels, 4 * len(data.classes))
         for layer in (self.scores, self.deltas):
@@ -70,22 +69,13 @@ class RCNN(LocalizationTask):
         (localizer,) = self.localizers
         return localizer.to(self.device)
 
-    def check_protocol(self, protocol: str) -> None:
-        """Check that the localizer can be tested by a protocol.
+    def parse_protocol(self, name: str) -> LocalizationProtocol:
+        """Return what the localizer sees of a test image.
 
         Raises:
             ValueError: There is no such protocol.
         """
-        self.localizers[0].check_protocol(protocol)
-
-    def test_by(self, protocol: str, others: Sequence[ObjectTask] = ()) -> None:
-        """Take the proposals by a protocol of the localizer from now on.
-
-        Raises:
-            ValueError: There is no such protocol.
-        """
-        super().test_by(protocol, others)
-        self.protocol = parse_protocol(protocol, self.localizers[0].shorter_side)
+        return self.localizers[0].parse_protocol(name)
 
     def forward(self, regions: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits [R, classes] and box regressions [R, classes, 4] of warped regions."""
@@ -107,7 +97,7 @@ class RCNN(LocalizationTask):
         """Return the loss of one proposal of each image of a batch, for the class of its image."""
         self.seed_step(index)  # for the proposal
         localizer = self.localizer
-        dense = parse_protocol("dense", localizer.shorter_side)
+        dense = localizer.parse_protocol("dense")
         images, targets = batch
         labels, truth = zip(*map(main_objects, targets), strict=True)
         boxes = []

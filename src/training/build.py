@@ -56,7 +56,7 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
             task: Any = get_class(config["task"]["_target_"])
             start_from_weights(Path(config["weights"]), net, data, task.uses_regions)
         module = build_task(config, net, data, **training)
-        module.check_protocol(config["protocol"])
+        module.parse_protocol(config["protocol"])  # an error if there is none
         return module, data
 
     def augment(*batch: Tensor) -> Batch:
