@@ -10,6 +10,8 @@ from command_line import call
 from conftest import ROOT
 from hydra import compose
 from hydra.utils import instantiate
+from torch.autograd import grad
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from src.config import CONF, compose_config, find_run_dir
 from src.runs.naming import identity_keys
@@ -119,6 +121,23 @@ def test_without_batch_norm_signals_vanish_or_explode_with_depth(model, norm, lo
     first, *_, last = responses.values()
     assert len(responses) == 55
     assert lowest < last / first < highest
+
+
+@pytest.mark.parametrize(("model", "lowest", "highest"), [("plain", -0.2, 0.2), ("resnet", 0.9, 1)])
+def test_in_bf16_the_first_gradient_of_a_deep_plain_net_has_another_direction(
+    model, lowest, highest
+):
+    """The reason for `precision`: untrained nets of 56 layers, on noise."""
+    torch.manual_seed(0)
+    images, labels = torch.randn(64, 3, 16, 16), torch.arange(64) % 10
+    net = instantiate(compose_config(f"model={model}", "n=9").model)
+    gradients = []
+    for bf16 in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            scores = net(images)
+        loss = cross_entropy(scores.float(), labels)
+        gradients.append(torch.cat([g.flatten() for g in grad(loss, [*net.parameters()])]))
+    assert lowest < cosine_similarity(*gradients, dim=0) < highest
 
 
 @pytest.mark.parametrize(
