@@ -131,7 +131,7 @@ def tiny_until(tiny: Callable[..., RunDir]) -> Callable[..., None]:
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make compile=inductor skip the compiler: only its training step differs from Lightning's."""
-    monkeypatch.setattr("src.models.resnet.ResidualNet.compile", lambda net: None)
+    monkeypatch.setattr("src.models.residual_net.ResidualNet.compile", lambda net: None)
 
 
 @pytest.fixture

@@ -88,7 +88,8 @@ def test_a_model_a_dataset_and_an_experiment_are_added_as_the_readme_says(tmp_pa
     files = snippets()
     imports = {
         "src/models/wide.py": "from functools import partial\n"
-        "from src.models.blocks import BasicBlock\nfrom src.models.resnet import ResidualNet\n",
+        "from src.models.blocks import BasicBlock\n"
+        "from src.models.residual_net import ResidualNet\n",
         "src/data/noise.py": "import numpy as np\nfrom src.data.in_memory import ImagesInMemory\n"
         "rng = np.random.default_rng(0)\n"
         "images = test_images = rng.integers(0, 256, (256, 8, 8, 3), np.uint8)\n"

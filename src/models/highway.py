@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.models.blocks import PlainBlock, make_shortcut
-from src.models.resnet import ResidualNet, cifar_net
+from src.models.residual_net import ResidualNet
+from src.models.resnet import cifar_net
 
 
 class HighwayBlock(PlainBlock):

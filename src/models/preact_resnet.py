@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from src.models.blocks import BOTTLENECK_EXPANSION, conv1x1, conv3x3, make_shortcut
 from src.models.normalization import make_norm
-from src.models.resnet import ResidualNet, cifar_net
+from src.models.residual_net import ResidualNet
+from src.models.resnet import cifar_net
 
 
 class PreActBlock(nn.Module):

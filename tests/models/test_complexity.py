@@ -9,7 +9,8 @@ from src.models.blocks import BasicBlock, Bottleneck
 from src.models.complexity import activation_bytes, receptive_field
 from src.models.highway import highway
 from src.models.preact_resnet import preact_resnet
-from src.models.resnet import ResidualNet, plain, plain_imagenet, resnet, resnet_imagenet
+from src.models.residual_net import ResidualNet
+from src.models.resnet import plain, plain_imagenet, resnet, resnet_imagenet
 from src.models.vgg import VGG, vgg
 
 

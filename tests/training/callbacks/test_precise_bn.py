@@ -136,7 +136,7 @@ def test_a_run_killed_around_the_computation_is_resumed_bit_exactly(
     tiny, monkeypatch, tmp_path, mode, record_property
 ):
     """With the captured step as well, though without the compiler."""
-    monkeypatch.setattr("src.models.resnet.ResidualNet.compile", lambda net: None)
+    monkeypatch.setattr("src.models.residual_net.ResidualNet.compile", lambda net: None)
     overrides = ("recipe.precise_bn_batches=4", *SMALL)
     undisturbed = tiny(*overrides, f"output_dir={tmp_path}/undisturbed")
     places = [
