@@ -1,9 +1,11 @@
 """What a run writes, that it is reproducible, and that it can be stopped anywhere."""
 
+import hashlib
 import os
 import signal
 
 import pytest
+import torch
 import yaml
 from command_line import call, call_here
 from conftest import TINY, Killed
@@ -19,7 +21,7 @@ from src.training.callbacks.stopwatch import Stopwatch
 SUMMARY = (
     "model n depth shortcut data task seed val_images train_images iterations parameters macs "
     "train_error val_error test_error test_error_top5 images_per_second seconds precision "
-    "eval_precision device devices versions git_commit"
+    "eval_precision device devices threads versions weights_sha256 git_commit"
 )
 
 # A warm-up that ends during the run, so that the schedule has a state to restore.
@@ -43,6 +45,10 @@ def test_a_run_fills_its_directory(tiny):
     assert list(run_dir.summary) == SUMMARY.split()
     assert (run_dir.summary["depth"], run_dir.summary["iterations"]) == (8, 8)
     assert run_dir.summary["test_error"] == run_dir.rows()[-1]["test/error"]
+    # The bytes of the weights, as its own checkpoint has them.
+    state = torch.load(run_dir.last_checkpoint, weights_only=True)["state_dict"]
+    content = b"".join(x.numpy().tobytes() for name, x in state.items() if name[:4] == "net.")
+    assert run_dir.summary["weights_sha256"] == hashlib.sha256(content).hexdigest()
     config = yaml.safe_load((run_dir.path / "config.yaml").read_text())
     assert config["recipe"]["iterations"] == 8
 

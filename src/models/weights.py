@@ -1,5 +1,6 @@
 """Load weights, from our own checkpoints or from elsewhere, without running code from the file."""
 
+import hashlib
 import json
 import re
 from importlib.util import find_spec
@@ -97,6 +98,15 @@ def _with_our_names(state: dict[Any, Any], path: Path) -> dict[str, Any]:
     if foreign:
         print(f"{path}: accepted {', '.join(sorted(foreign))}", flush=True)
     return {aliases[key]: value for key, value in state.items()}
+
+
+def hash_weights(net: nn.Module) -> str:
+    """Return the SHA-256 of the bytes of all parameters and buffers, in the net's order."""
+    digest = hashlib.sha256()
+    for tensor in net.state_dict().values():
+        # The bytes in the order of the shape, also of a net in channels-last memory.
+        digest.update(tensor.cpu().contiguous().numpy().data)
+    return digest.hexdigest()
 
 
 def load_weights(net: nn.Module, state: dict[str, Tensor]) -> None:

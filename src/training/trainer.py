@@ -11,6 +11,7 @@ from pytorch_lightning.plugins import Precision
 
 from src.data.image_datamodule import ImageDataModule
 from src.models.complexity import count_multiply_adds, count_parameters
+from src.models.weights import hash_weights
 from src.runs.config_files import task_name
 from src.runs.environment import git_commit, keep_freed_memory, silence_lightning, versions
 from src.runs.run_dir import RunDir
@@ -132,6 +133,7 @@ def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
                 results = run_dir.rows()[-1] | {f"test/{name}": x for name, x in metrics.items()}
                 summary = describe_run(config, module, data) | module.summarize(results)
                 summary |= describe_execution(config, trainer, own.stopwatch)
+                summary["weights_sha256"] = hash_weights(module.net)
                 module.write_artifacts(run_dir, data)
                 run_dir.write_summary(summary | {"git_commit": commit})
 
@@ -230,5 +232,6 @@ def describe_execution(
         "eval_precision": trainer.precision,  # of the test error
         "device": device_name(trainer.strategy.root_device),
         "devices": trainer.world_size,
+        "threads": torch.get_num_threads(),  # of the CPU, of each process
         "versions": versions(),
     }

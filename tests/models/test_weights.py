@@ -21,7 +21,7 @@ from src.evaluation.ensemble import NormalizedNet
 from src.evaluation.protocols import center_crop, multi_scale, ten_crops
 from src.export import write_safetensors
 from src.models.resnet import resnet
-from src.models.weights import load_weights, read_weights
+from src.models.weights import hash_weights, load_weights, read_weights
 
 
 @pytest.fixture
@@ -219,6 +219,14 @@ def test_files_without_weights_are_refused(tmp_path, record_property):
     for name, match in matches.items():
         with pytest.raises(ValueError, match=match):
             read_weights(tmp_path / f"{name}.pt")
+
+
+def test_the_hash_of_weights_depends_on_their_values_not_on_their_memory(net):
+    before = hash_weights(net)
+    assert hash_weights(net.to(memory_format=torch.channels_last)) == before
+    with torch.no_grad():
+        net.fc.bias[0] += 1e-6
+    assert hash_weights(net) != before
 
 
 def test_an_exported_safetensors_file_is_read_unchanged(net, tmp_path):
