@@ -4,11 +4,14 @@ import math
 from collections.abc import Sequence
 from statistics import mean
 
+from matplotlib.ticker import MaxNLocator
+
 from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, error_limit, new_figure, plt, styles
 from src.report.results import Curve, Run
 
 AXES_PER_ROW = 3
+INTERVALS = 4  # at most, between the ticks: labels such as 16,000 are wide
 END_MARKERS = {"unfinished": (">", "▷"), "failed": ("X", "✕")}  # in the axes, in the legend
 
 
@@ -49,6 +52,7 @@ def draw_curves(runs: Sequence[Run]) -> plt.Figure | None:
         axis.set_ylabel("error (%)")
     axes[0, 0].set(xlim=(0, max(run.row["iterations"] for run in runs)), ylim=(0, limit))
     axes[0, 0].xaxis.set_major_formatter("{x:,.0f}")
+    axes[0, 0].xaxis.set_major_locator(MaxNLocator(INTERVALS))
     add_legend(figure, lines, _legend_title(runs, limit))
     return figure
 

@@ -1,3 +1,6 @@
+from itertools import pairwise
+
+import pytest
 from matplotlib.lines import Line2D
 from run_dirs import make_config, write_run
 
@@ -58,6 +61,21 @@ def test_the_axis_fits_the_second_half_of_the_curves(tmp_path):
     assert error_limit(read(tmp_path)) == 1.1 * 11 + 0.5  # cuts off plain-110, as in Fig. 6
     write_run(tmp_path, make_config("resnet", 110), [(90, 90), (64, 65)])
     assert error_limit(read(tmp_path)) == 100
+
+
+@pytest.mark.parametrize("iterations", [800, 2000, 16_000, 64_000, 600_000])
+def test_labels_of_the_iterations_do_not_touch_each_other(tmp_path, iterations):
+    for kind in ("plain", "resnet"):
+        config = make_config(kind, 20, recipe__iterations=iterations)
+        write_run(tmp_path, config, [(9, 10)] * 8)
+    figure = draw_curves(read(tmp_path))
+    figure.canvas.draw()
+    for axis in figure.axes:
+        low, high = axis.get_xlim()
+        shown = [tick for tick in axis.get_xticklabels() if low <= tick.get_position()[0] <= high]
+        boxes = [tick.get_window_extent() for tick in shown]
+        assert len(boxes) > 2
+        assert all(one.x1 + 5 < other.x0 for one, other in pairwise(boxes))
 
 
 def contents(figure):
