@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.results_table import fill_tables
 
 

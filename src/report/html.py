@@ -17,7 +17,8 @@ from src.report.comparison import group_seeds, layers_cell
 from src.report.detection import class_lines, detection_facts, detection_lines
 from src.report.differences import claim, degradation, seed_statistics
 from src.report.interactive import FILTERS, axis_views, curve_figures, depth_figures, filter_values
-from src.report.results import Run, Skipped, classifies
+from src.report.reading import Skipped
+from src.report.results import Run, classifies
 from src.report.results_table import results_lines
 
 EXAMPLES = "examples.png"  # of a run directory: test images with what was found

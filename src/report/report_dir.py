@@ -19,7 +19,8 @@ from src.report.differences import degradation, seed_statistics
 from src.report.figures import save_figure
 from src.report.html import write_page
 from src.report.layer_plots import draw_gradients, draw_responses
-from src.report.results import Run, Skipped, classifies
+from src.report.reading import Skipped
+from src.report.results import Run, classifies
 from src.report.results_table import results_table
 from src.report.signal_plots import draw_signals
 from src.tables import write_csv

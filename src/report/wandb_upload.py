@@ -9,7 +9,8 @@ from pathlib import Path
 import wandb
 
 from src.report.comparison import group_by
-from src.report.results import Run, classifies, read_runs
+from src.report.reading import read_runs
+from src.report.results import Run, classifies
 from src.report.wandb_study import save_study
 from src.report.wandb_workspace import save_workspace
 from src.runs.run_dir import RunDir

@@ -8,7 +8,7 @@ from src.report.colors import HUES, family_color
 from src.report.convergence_plot import draw_convergence
 from src.report.curves import draw_curves
 from src.report.layer_plots import draw_gradients, draw_responses
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.signal_plots import draw_signals
 
 

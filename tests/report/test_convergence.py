@@ -7,7 +7,7 @@ from run_dirs import make_config, write_run
 
 from src.report.convergence import convergence_rows, convergence_table, first_below
 from src.report.convergence_plot import draw_convergence
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.tables import read_csv, write_csv
 
 

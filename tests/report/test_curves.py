@@ -8,7 +8,7 @@ from src.report.colors import family_color
 from src.report.curves import draw_curves
 from src.report.figures import error_limit, net_labels, save_figure, styles
 from src.report.layer_plots import draw_gradients, draw_responses
-from src.report.results import read_runs
+from src.report.reading import read_runs
 
 
 def read(path):

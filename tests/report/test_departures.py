@@ -5,7 +5,7 @@ from run_dirs import make_config, write_run
 
 from src.report.departure_plot import draw_departures
 from src.report.departures import departure_rows, departure_table
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.tables import read_csv, write_csv
 
 

@@ -9,8 +9,8 @@ from run_dirs import make_config, write_run
 
 from src.report.detection import detection_table
 from src.report.detection_plot import draw_metric, draw_precision
+from src.report.reading import read_runs
 from src.report.report_dir import write_report
-from src.report.results import read_runs
 from src.tables import read_csv, write_csv
 
 CLASSES = {"cat": 60.0, "dog": 40.0}

@@ -2,7 +2,7 @@ import pytest
 from run_dirs import make_config, write_run
 
 from src.report.differences import claim, degradation, seed_statistics
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.tables import read_csv, write_csv
 
 

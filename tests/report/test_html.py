@@ -11,7 +11,7 @@ from src.report.comparison import group_by
 from src.report.differences import claim
 from src.report.figures import styles
 from src.report.html import write_page
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.results_table import results_table
 
 EVIL = "</script><script>window.hacked = 1</script><img src=x onerror=window.hacked=1><b>bold</b>"

@@ -5,7 +5,7 @@ import pytest
 from conftest import ROOT
 from run_dirs import make_config, write_run
 
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.results_table import (
     fault_injection_table,
     fill_tables,

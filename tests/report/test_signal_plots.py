@@ -2,7 +2,7 @@
 
 from run_dirs import make_config, write_run
 
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.signal_plots import draw_signals
 
 LAYERS = [(1.0, 0.5), (1.0, 0.5), (1.0, None)]

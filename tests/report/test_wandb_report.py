@@ -8,7 +8,7 @@ from run_dirs import make_config, write_run
 from src.report.curves import draw_curves
 from src.report.differences import claim, degradation
 from src.report.figures import error_limit, styles
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.results_table import results_table
 from src.report.wandb_report import make_report
 from src.report.wandb_study import depth_charts

@@ -1,6 +1,6 @@
 from run_dirs import make_config, write_run
 
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.wandb_study import lines_by_depth
 
 

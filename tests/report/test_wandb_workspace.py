@@ -5,7 +5,7 @@ import pytest
 from run_dirs import make_config, write_run
 
 from src.report.figures import styles
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.report.wandb_workspace import GROUP_BY, make_workspace, save_workspace
 from src.runs.naming import run_name
 from src.runs.run_dir import RunDir

@@ -12,7 +12,7 @@ from src import train
 from src.config import compose_config, resolve
 from src.evaluation.evaluator import evaluate_runs
 from src.export import export
-from src.report.results import read_runs
+from src.report.reading import read_runs
 from src.training.lr_schedule import make_schedule
 
 CUSTOM = ("model=custom", "model._target_=torchvision.models.resnet18", "+model.num_classes=10")
