@@ -90,6 +90,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=missing[marker]))
 
 
+@pytest.fixture(autouse=True)
+def close_figures() -> Iterator[None]:
+    """Close the figures that a test has drawn, which matplotlib would keep."""
+    yield
+    # Not imported here: most tests draw nothing.
+    if pyplot := sys.modules.get("matplotlib.pyplot"):
+        pyplot.close("all")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def hydra() -> Iterator[None]:
     """Initialize Hydra, which `compose_config` needs."""
