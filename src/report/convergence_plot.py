@@ -18,14 +18,15 @@ def draw_convergence(runs: Sequence[Run]) -> plt.Figure | None:
         runs: Runs on one data set; only finished ones count.
 
     Returns:
-        The figure, or None if there are no two depths to compare.
+        The figure, with axes for each threshold that one of the runs reaches; None if there are
+        no two depths to compare or no such threshold.
     """
     finished = [run for run in runs if run.finished]
-    groups = group_runs(finished, ignore=DEPTH)
-    kinds = [(label, kind) for label, kind in groups if len({run.row["depth"] for run in kind}) > 1]
-    if not kinds:
+    kinds = group_runs(finished, ignore=DEPTH)
+    reached = [t for t in THRESHOLDS if any(first_below(run, t) is not None for run in finished)]
+    if len({run.row["depth"] for run in finished}) < 2 or not reached:
         return None
-    figure, axes = new_figure(1, len(THRESHOLDS), width=3.4)
+    figure, axes = new_figure(1, len(reached), width=3.4)
     lines: dict[Style, plt.Line2D] = {}
     families = [kind[0].row["family"] for _, kind in kinds]
     for order, (label, kind) in enumerate(kinds):
@@ -35,12 +36,12 @@ def draw_convergence(runs: Sequence[Run]) -> plt.Figure | None:
         color = family_color(family, shade if families.count(family) > 1 else 0.5)
         dashes = "dashed" if family == "plain" else "solid"
         style = Style(order, join(family, label), color, dashes)
-        for axis, threshold in zip(axes[0], THRESHOLDS, strict=True):
+        for axis, threshold in zip(axes[0], reached, strict=True):
             points = _points(kind, threshold)
             # A depth of which no seed gets below the threshold interrupts the line.
             (lines[style],) = axis.plot(*zip(*points, strict=True), linewidth=1.3, **style.look(0))
             lines[style].set_markevery(None)
-    for axis, threshold in zip(axes[0], THRESHOLDS, strict=True):
+    for axis, threshold in zip(axes[0], reached, strict=True):
         axis.set(title=f"training error below {threshold}%", xlabel="layers", ylim=(0, None))
     axes[0, 0].set_ylabel("iterations")
     title = f"first of {IN_A_ROW} evaluations in a row; mean over the seeds that got there"

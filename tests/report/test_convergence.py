@@ -66,13 +66,24 @@ def test_the_table_says_how_many_seeds_got_below_a_threshold(tmp_path):
     assert "16,000 (1 of 2)" in convergence_table(convergence_rows(read_runs([tmp_path])[0]))
 
 
-def test_the_figure_has_a_line_of_means_by_depth_for_each_kind_with_several_depths(runs):
+def test_the_figure_has_a_line_of_means_by_depth_for_each_kind_of_net(runs):
     figure = draw_convergence(runs)
     titles = [axis.get_title() for axis in figure.axes]
     assert titles == [f"training error below {threshold}%" for threshold in (50, 20, 5)]
-    [line] = figure.axes[0].get_lines()  # of the residual nets one depth is finished
-    assert list(line.get_xdata()) == [20, 56]
-    first, last = line.get_ydata()
+    plain, residual = figure.axes[0].get_lines()
+    assert list(plain.get_xdata()) == [20, 56]
+    first, last = plain.get_ydata()
     assert first == 24000
     assert math.isnan(last)
+    # One depth of the residual nets is finished.
+    assert (list(residual.get_xdata()), list(residual.get_ydata())) == ([20], [8000])
     assert draw_convergence([run for run in runs if run.row["depth"] == 20]) is None
+
+
+def test_the_figure_leaves_out_a_threshold_that_no_run_reaches(runs, tmp_path):
+    plain = [run for run in runs if run.row["family"] == "plain"]
+    (axis,) = draw_convergence(plain).axes
+    assert axis.get_title() == "training error below 50%"
+    write(tmp_path / "never", "plain", 20, 0, [90, 80, 70, 60])
+    write(tmp_path / "never", "plain", 56, 0, [90, 80, 70, 60])
+    assert draw_convergence(read_runs([tmp_path / "never"])[0]) is None

@@ -25,9 +25,9 @@ def report(monkeypatch):
 
 def test_the_command_writes_results_figures_and_a_page_of_all_data_sets(report, tmp_path, capsys):
     runs, out = tmp_path / "runs", tmp_path / "out"
-    layers = [(1.0, 0.5)]
-    write_run(runs, make_config("plain", 20), [(60, 50)], final=(30, 20), layers=layers)
-    write_run(runs, make_config("plain", 56), [(60, 50)], final=(40, 20), layers=layers)
+    errors, layers = [(45, 50)] * 3, [(1.0, 0.5)]
+    write_run(runs, make_config("plain", 20), errors, final=(30, 20), layers=layers)
+    write_run(runs, make_config("plain", 56), errors, final=(40, 20), layers=layers)
     write_run(runs, make_config("resnet", 20), [(60, 50)], failure="CUDA out of memory\nand more")
     write_run(runs, make_config("resnet", 56))
     write_run(runs, make_config("plain", 20, data="digits"), [(60, 50)])
