@@ -24,6 +24,8 @@ def count_devices(devices: int | str | list[int]) -> float:
 def find_slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:
     """Return the devices, each as often as it takes a run, and the CPU threads of each run.
 
+    The runs share the cores, unless OMP_NUM_THREADS says how many threads each has.
+
     Raises:
         ValueError: `jobs_per_device` is less than 1.
     """
@@ -37,4 +39,6 @@ def find_slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:
         every = [str(index) for index in range(torch.cuda.device_count())]
         devices = visible.split(",") if visible else every
     slots = devices * jobs_per_device
+    if "OMP_NUM_THREADS" in os.environ:
+        return slots, torch.get_num_threads()
     return slots, max(1, cpu_count() // len(slots))

@@ -30,10 +30,13 @@ def test_the_slots_share_the_cpu_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(16))
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS")
     assert find_slots("auto", 1) == (["0", "1", "2", "3"], 4)
     assert find_slots("auto", 3) == (["0", "1", "2", "3"] * 3, 1)
     assert find_slots("cpu", 2) == (["cpu", "cpu"], 8)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
     assert find_slots("gpu", 1) == (["2", "3"], 8)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # which torch has read
+    assert find_slots("gpu", 1) == (["2", "3"], 1)
     with pytest.raises(ValueError, match="sweep.jobs_per_device=0 must be at least 1"):
         find_slots("auto", 0)
