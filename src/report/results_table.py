@@ -128,12 +128,11 @@ def fill_tables(text: str, root: Path) -> str:
 
     Args:
         text: Each table in it stands between `<!-- table: FILE -->` and `<!-- end -->`, where
-            FILE is a CSV file. `seeds` in place of `table` stands for a list of differences with
-            their intervals, `convergence`, `departures`, `detection`, `segmentation` and
-            `localization` for their tables, `detection_seeds` and `localization_seeds` for the
-            differences of detectors and localizers,
-            `speed` and `fault_injection` for those of `python -m src.benchmark` and
-            `make fault-injection`.
+            FILE is a CSV file, or several with spaces between them. `seeds` in place of `table`
+            stands for a list of differences with their intervals, `convergence`, `departures`,
+            `detection`, `segmentation` and `localization` for their tables, `detection_seeds` and
+            `localization_seeds` for the differences of detectors and localizers, `speed` and
+            `fault_injection` for those of `python -m src.benchmark` and `make fault-injection`.
         root: The directory to which FILE is relative.
 
     Returns:
@@ -141,9 +140,10 @@ def fill_tables(text: str, root: Path) -> str:
     """
 
     def fill(match: re.Match[str]) -> str:
-        table = TABLES[match["kind"]](read_csv(root / match["file"]))
+        rows = [row for file in match["files"].split() for row in read_csv(root / file)]
+        table = TABLES[match["kind"]](rows)
         return f"{match['open']}\n{table}\n<!-- end -->"
 
     # Not greedy, so that a table ends at the first `end` after it.
-    opening = rf"(?P<open><!-- (?P<kind>{'|'.join(TABLES)}): (?P<file>\S+) -->)"
+    opening = rf"(?P<open><!-- (?P<kind>{'|'.join(TABLES)}): (?P<files>[^>]+) -->)"
     return re.sub(rf"{opening}\n.*?<!-- end -->", fill, text, flags=re.S)

@@ -100,6 +100,19 @@ def test_tables_of_a_markdown_file_are_updated_from_files_next_to_it(report, tmp
     assert lines[5:] == ["<!-- end -->", "After"]
 
 
+def test_a_table_of_a_markdown_file_may_have_the_rows_of_several_files(report, tmp_path):
+    page = tmp_path / "results.md"
+    (tmp_path / "one.csv").write_text(CSV)
+    deeper = CSV.replace("resnet20", "resnet56").replace(",20,", ",56,").replace("c1", "c2")
+    (tmp_path / "two.csv").write_text(deeper)
+    page.write_text("<!-- table: one.csv two.csv -->\nold\n<!-- end -->\n")
+    report("--readme", page)
+    first, *_, one, two, last = page.read_text().splitlines()
+    assert (first, last) == ("<!-- table: one.csv two.csv -->", "<!-- end -->")
+    assert one.startswith("| resnet20 | 20 ")
+    assert two.startswith("| resnet56 | 56 ")
+
+
 def test_the_report_starts_without_torch_and_hydra():
     modules = "src.report.__main__, src.report.html, src.report.curves, src.report.layer_plots"
     code = f"import sys, {modules}; print(*sys.modules)"
