@@ -26,8 +26,9 @@ from torch.nn import functional as F
 from src.data.in_memory import GPU_TEST_BATCH, TEST_BATCH, ImagesInMemory
 from src.evaluation.evaluator import load_nets, run_config
 from src.evaluation.landscape_points import Measurement, Point
-from src.runs.environment import cpu_count, silence_lightning
+from src.runs.environment import silence_lightning
 from src.runs.run_dir import RunDir
+from src.training.devices import threads_of_each
 from src.training.precision import forbid_tf32
 
 
@@ -205,7 +206,7 @@ def _work(sender: Connection, items: Sequence[Item], rank: int, processes: int) 
         if items and items[0][0].device == "cuda":
             torch.cuda.set_device(rank)
         else:
-            torch.set_num_threads(max(1, cpu_count() // processes))
+            torch.set_num_threads(threads_of_each(processes))
         for measurement in measure(items, processes=1):
             sender.send(measurement)
     except BrokenPipeError:

@@ -104,8 +104,9 @@ def hash_weights(net: nn.Module) -> str:
     """Return the SHA-256 of the bytes of all parameters and buffers, in the net's order."""
     digest = hashlib.sha256()
     for tensor in net.state_dict().values():
-        # The bytes in the order of the shape, also of a net in channels-last memory.
-        digest.update(tensor.cpu().contiguous().numpy().data)
+        # The bytes in the order of the shape, also of a net in channels-last memory; as uint8,
+        # because NumPy has no bfloat16.
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.report.comparison import SEED, comparison_key, departures, group_by
-from src.report.results import BY_DEPTH, FIRST_FAMILIES, Metrics, Run
+from src.report.comparison import CENTER, SEED, comparison_key, departures, group_by
+from src.report.results import BY_DEPTH, FIRST_FAMILIES, STATES, Metrics, Run
 from src.runs.config_files import task_name
 from src.runs.naming import family
 from src.runs.run_dir import RunDir
@@ -15,9 +15,7 @@ from src.tables import Row
 
 Skipped = list[tuple[Path, str]]
 
-# From the most complete to the least: of copies of a run the first state wins.
-STATES = ("finished", "unfinished", "failed", "not started")
-PROTOCOLS = ("center", "10crop", "dense", "multiscale")
+PROTOCOLS = (CENTER, "10crop", "dense", "multiscale")
 PROTOCOL_FILES = ("scales*", "refine*")  # such as scales256-384-512 and refine+multiscale
 # Numbers of summary.json that the results of a task cannot do without.
 REQUIRED = {
@@ -91,7 +89,7 @@ def _read_run(path: Path, skipped: Skipped) -> Run:
         # A file of `center` has what a classifier adds to the summary of a localizer.
         tests = filter(None, map(run_dir.evaluation, [*PROTOCOLS, *others]))
         by_protocol = {test["protocol"]: row | _evaluation_row(test) for test in tests}
-        run.evaluations = [*({PROTOCOLS[0]: row} | by_protocol).values()]
+        run.evaluations = [*({CENTER: row} | by_protocol).values()]
     elif run_dir.error.exists():  # a run that is resumed removes it
         # Its text may come from anywhere, so it need not be valid UTF-8.
         first_line = run_dir.error.read_text(errors="replace").strip().partition("\n")[0]
@@ -120,7 +118,7 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
         "seed": int(config["seed"]),
         "val_images": int(config["data"].get("val_images", 0)),
         "iterations": int(config["recipe"]["iterations"]),
-        "protocol": PROTOCOLS[0],
+        "protocol": CENTER,
         **({"context": True} if context and choices.get("task") == "detection" else {}),
     }
 
@@ -166,7 +164,6 @@ def _flat_classes(results: Row) -> Row:
             flat |= {f"{measure} of {name}": x for name, x in value.items()}
         else:
             flat[key] = value
-    return flat
     return flat
 
 

@@ -12,6 +12,8 @@ from src.tables import Row
 Curve = list[tuple[float, float]]  # (iteration, value)
 Metrics = list[dict[str, float]]
 
+# From the most complete to the least: of copies of a run the first state wins.
+STATES = ("finished", "unfinished", "failed", "not started")
 FIRST_FAMILIES = ("plain", "residual")  # in the order of Fig. 6
 
 # What the page and the W&B workspace draw: columns of metrics.csv over the iterations, and keys of
@@ -37,7 +39,7 @@ class Run:
     Attributes:
         path: The run directory.
         config: Its nested config.
-        state: One of `STATES` of reading.py.
+        state: One of `STATES`.
         row: What the config says and, of a finished run, its results by the `center` protocol.
         metrics: The rows of metrics.csv, each with the numbers that it has.
         layers: The rows of layers.csv of the last complete evaluation, in layer order.

@@ -24,8 +24,6 @@ def count_devices(devices: int | str | list[int]) -> float:
 def find_slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:
     """Return the devices, each as often as it takes a run, and the CPU threads of each run.
 
-    The runs share the cores, unless OMP_NUM_THREADS says how many threads each has.
-
     Raises:
         ValueError: `jobs_per_device` is less than 1.
     """
@@ -39,6 +37,16 @@ def find_slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:
         every = [str(index) for index in range(torch.cuda.device_count())]
         devices = visible.split(",") if visible else every
     slots = devices * jobs_per_device
+    return slots, threads_of_each(len(slots))
+
+
+def threads_of_each(processes: int) -> int:
+    """Return the CPU threads of each of some processes.
+
+    They share the cores, unless OMP_NUM_THREADS says how many threads each has.
+    """
+    import torch
+
     if "OMP_NUM_THREADS" in os.environ:
-        return slots, torch.get_num_threads()
-    return slots, max(1, cpu_count() // len(slots))
+        return torch.get_num_threads()
+    return max(1, cpu_count() // processes)

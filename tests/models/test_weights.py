@@ -227,6 +227,8 @@ def test_the_hash_of_weights_depends_on_their_values_not_on_their_memory(net):
     with torch.no_grad():
         net.fc.bias[0] += 1e-6
     assert hash_weights(net) != before
+    net.register_buffer("scale", torch.ones(2, dtype=torch.bfloat16))  # as a net of a user may have
+    assert hash_weights(net) != before
 
 
 def test_an_exported_safetensors_file_is_read_unchanged(net, tmp_path):
