@@ -121,13 +121,14 @@ class LocalizationTask(ObjectTask):
         self.draw_examples(run_dir.path / "examples.png", data, examples)
 
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
-        """Draw the first test images: the true boxes above that found for the true class."""
+        """Draw the first test images with objects: true boxes above that found for the class."""
         truth: list[Tensor] = []
         found: list[Tensor] = []
-        results = {result.image_id: result for result in self.results}
-        for position in range(min(count, len(data.indices["test"]))):
-            image, target = data.example("test", position)
-            result = results.get(int(target["image_id"]))
+        wanted = {result.image_id: result for result in self.results[:count]}
+        positions = iter(range(len(data.indices["test"])))
+        while wanted:
+            image, target = data.example("test", next(positions))
+            result = wanted.pop(int(target["image_id"]), None)
             if result is None:
                 continue  # an image without objects
             for pictures, boxes, color in (

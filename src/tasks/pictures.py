@@ -1,6 +1,5 @@
 """Draw the objects of images, as boxes or masks: those that are there above those found."""
 
-import math
 from collections.abc import Sequence
 from colorsys import hsv_to_rgb
 from pathlib import Path
@@ -84,11 +83,13 @@ def write_pictures(path: Path, truth: Sequence[Tensor], found: Sequence[Tensor])
     """Write a PNG file of images in rows, each row of truths above one of what was found.
 
     Args:
-        path: The file.
+        path: The file; without images, none is written.
         truth: Images uint8 [3, SIDE, SIDE] with the objects that are there.
         found: The same images with those that were found.
     """
-    columns = min(COLUMNS, math.ceil(len(truth)))
+    if not truth:
+        return
+    columns = min(COLUMNS, len(truth))
     rows: list[Tensor] = []
     for first in range(0, len(truth), columns):
         for pictures in (truth, found):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import KillBefore, Killed
+from PIL import Image
 from ranks import train_and_capture
 from run_comparison import assert_same_run, load_checkpoint
 from safetensors.torch import load_file
@@ -13,7 +14,9 @@ from src.data.examples import make_target
 from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.export import export
 from src.runs.describe import describe_results
+from src.tasks.localization_error import Located
 from src.tasks.localization_task import main_objects
+from src.tasks.pictures import SIDE
 
 CLASSIFICATION = [
     "data=scene_digits",
@@ -115,6 +118,20 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been_interrupted(localize, tmp
     assert_same_run(resumed, expected, iterations=4)
     key = "test_localization_error"
     assert resumed.summary[key] == expected.summary[key]
+
+
+def test_the_first_images_with_objects_are_drawn(localizer, tmp_path):
+    module, data = localizer()
+    path, last = tmp_path / "examples.png", len(data.indices["test"]) - 1
+    module.draw_examples(path, data, count=1)
+    assert not path.exists()  # no image has objects
+
+    target = data.example("test", last).target
+    boxes, labels = target["boxes"], target["labels"].tolist()
+    module.results = [Located(int(target["image_id"]), labels[0], boxes, [], boxes[:1])]
+    module.draw_examples(path, data, count=1)
+    with Image.open(path) as picture:
+        assert picture.size == (SIDE + 8, 2 * SIDE + 12)  # one column, with margins of 4 pixels
 
 
 def test_a_finished_run_has_results_and_a_picture(localize):
