@@ -24,7 +24,7 @@ KINDS = {
     list: "a list",
     str: "a string",
 }
-# None turns it off; the default is an integer.
+# Keys that may be null, which turns something off, although their default is not null.
 NULLABLE = (
     "recipe.schedule.warmup_from_n",
     "recipe.detector.region_size",
@@ -32,7 +32,7 @@ NULLABLE = (
     "localizer",
     "data.scales",
 )
-# Keys that take values of other kinds than their default is of. The net has a better message for
+# Keys that accept values of other types than their default has. The net has a better message for
 # n=2.5: it names the nearest depths.
 ACCEPTED = {
     "n": int | float,
@@ -164,10 +164,10 @@ def _set_num_classes(values: dict[str, Any], default_model: dict[str, Any]) -> N
 
 
 def _leave_out_arguments(recipe: dict[str, Any], file_values: dict[str, Any]) -> None:
-    """Leave out what another optimizer or schedule than the recipe's does not take.
+    """Leave out arguments that an optimizer or schedule other than the recipe's does not take.
 
-    Its arguments are merged into those of the recipe's file, such as SGD's momentum. What was set
-    on the command line to another value stays, and is an error if it is not taken.
+    Hydra merges its arguments with those of the recipe's file, such as SGD's momentum. A value that
+    was changed on the command line stays, and is an error if the argument does not exist.
     """
     for name in ("optimizer", "schedule"):
         options = recipe[name]

@@ -65,8 +65,8 @@ def net_in_file(file: str, values: dict[str, Any], overrides: list[str]) -> dict
         overrides: The arguments of the command line that it was composed of.
 
     Raises:
-        ValueError: `model=` or `data=` says something else than the file, or the file names code
-            that is not of this project.
+        ValueError: `model=` or `data=` contradicts the file, or the file names code outside this
+            project.
     """
     from src.models.weights import read_metadata
 

@@ -83,7 +83,7 @@ def publish(out: Path, run_dir: RunDir, net: "nn.Module", metadata: Metadata) ->
     write_safetensors(weights, net, None, metadata)
     write_text(part / "README.md", published_page(weights, metadata, run_dir))
 
-    # Without the places of this machine.
+    # Without the paths of this machine.
     config = {key: value for key, value in run_dir.config.items() if key != "output_dir"}
     config["data"] = {key: value for key, value in config["data"].items() if key != "root"}
     write_text(part / "config.yaml", yaml.safe_dump(config, sort_keys=False))

@@ -84,8 +84,8 @@ def explain_options(arguments: list[str]) -> str | None:
 
 
 def explain_key(key: str) -> str | None:
-    """Return the answer to a key that there is not, as the command line gives it a value."""
+    """Return the answer to an unknown key, with the value that the command line gives it."""
     given = (argument.lstrip("+") for argument in sys.argv[1:])
-    # Hydra names the first group that there is not: `optimizer` of optimizer.lr=0.1.
+    # Hydra names the first unknown group: `optimizer` of optimizer.lr=0.1.
     named = [argument for argument in given if argument.startswith((f"{key}=", f"{key}."))]
     return explain_word(named[0]) if named else None

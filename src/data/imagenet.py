@@ -63,7 +63,7 @@ class ImageNet(ImageDataModule):
         **common: Arguments of `ImageDataModule`.
 
     Raises:
-        ValueError: If an argument has none of its values.
+        ValueError: If an argument has an invalid value.
     """
 
     image_shape = (3, CROP_SIZE, CROP_SIZE)

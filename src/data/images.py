@@ -1,4 +1,4 @@
-"""Images of a user's own, in one folder per class: small ones in memory, others as ImageNet's."""
+"""A user's own images, in one folder per class: small ones in memory, others read as ImageNet's."""
 
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -65,7 +65,7 @@ def images(
         **common: Arguments of both.
 
     Raises:
-        ValueError: If an argument has none of its values.
+        ValueError: If an argument has an invalid value.
     """
     if not 1 <= size <= CROP_SIZE:
         raise ValueError(f"data.size={size} must be from 1 to {CROP_SIZE}")

@@ -43,7 +43,7 @@ class ImagesInMemory(ImageDataModule):
         num_classes: Number of classes, as the net has outputs; None leaves that to the net.
 
     Raises:
-        ValueError: If `normalization` is none of its values.
+        ValueError: If `normalization` has an invalid value.
     """
 
     protocols = ("center",)  # of evaluation

@@ -67,7 +67,7 @@ def read_annotation(xml: Path, image: Path, image_id: int, label_of: dict[str, i
             corners.append([float(entry.findtext(f"bndbox/{side}", "missing")) for side in SIDES])
             difficult.append(int(entry.findtext("difficult") or 0))
     except (ElementTree.ParseError, ValueError) as error:
-        raise ValueError(f"{xml} is no annotation in VOC's format ({error})") from error
+        raise ValueError(f"{xml} is not an annotation in VOC's format ({error})") from error
     unknown = [name for name in names if name not in label_of]
     if unknown:
         raise ValueError(f"{xml}: {unknown[0]} is not one of data.classes=[{','.join(label_of)}]")
@@ -78,7 +78,7 @@ def read_annotation(xml: Path, image: Path, image_id: int, label_of: dict[str, i
         raise ValueError(f"{image} is not an image") from error
 
     boxes = np.array(corners, float).reshape(-1, 4)
-    # A single point, which some files have, is no object: below it would get an area of a pixel.
+    # A single point, which some files have, is not an object; the next line would give it an area.
     boxes[(boxes[:, :2] >= boxes[:, 2:]).any(1)] = 0
     # In VOC pixels are counted from 1, and a box includes its last one.
     boxes[:, :2] -= 1

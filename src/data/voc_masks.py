@@ -94,7 +94,7 @@ class VocMasks(ObjectData):
 
         Raises:
             FileNotFoundError: There is no such image or mask.
-            ValueError: One cannot be read, or the mask has another size or classes that are none.
+            ValueError: One cannot be read, or the mask has another size or unknown classes.
         """
         name = self.names[split][index]
         if name not in self.images:
@@ -120,7 +120,7 @@ def read_mask(path: Path, num_classes: int) -> Tensor:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or is no mask of these classes.
+        ValueError: It cannot be read, or is not a mask of these classes.
     """
     if not path.exists():
         raise FileNotFoundError(f"there is no mask {path}")

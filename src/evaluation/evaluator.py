@@ -137,7 +137,7 @@ def make_trainer(trainer_config: dict[str, Any], callbacks: Sequence[Callback]) 
         enable_checkpointing=False,
         enable_progress_bar=False,
         plugins=[cluster_environment()],
-        use_distributed_sampler=False,  # the data share out batches themselves
+        use_distributed_sampler=False,  # the data modules divide batches themselves
         callbacks=[*callbacks],
     )
 

@@ -45,7 +45,7 @@ def load_classifier(run_dir: RunDir, num_classes: int) -> ImageClassifier:
     """Return the classifier of a run.
 
     Raises:
-        ValueError: The run is none of classification, or has another number of classes.
+        ValueError: The run is not of a classifier, or has another number of classes.
     """
     (net,), data = load_nets([run_config(run_dir)])
     classes = run_dir.config["model"].get("num_classes", num_classes)

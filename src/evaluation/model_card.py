@@ -8,7 +8,7 @@ from src.runs.run_dir import RunDir
 
 Metadata = dict[str, Any]
 
-# What a net of ours must have to be the one of the same name in torchvision and timm, whose
+# The values with which our net equals the one of the same name in torchvision and timm, whose
 # bottlenecks stride in the 3x3 layer.
 SAME_ELSEWHERE = {
     "_target_": "src.models.resnet.resnet_imagenet",

@@ -103,7 +103,7 @@ def detectable_difference(std: float, seeds: int) -> float:
 def t_quantile(probability: float, degrees: float) -> float:
     """Return a quantile of Student's t distribution.
 
-    scipy has it too, but is no direct dependency.
+    scipy has it too, but is not a direct dependency.
     """
     # With t = sqrt(degrees) * tan(angle), the density is proportional to cos(angle)^(degrees - 1),
     # on a finite range.

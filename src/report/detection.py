@@ -72,7 +72,7 @@ def metrics(rows: Sequence[Row]) -> TaskMetrics:
     """Return the metrics of rows of one task."""
     if any("test_voc_ap" in row for row in rows):
         return VOC_METRICS
-    # Of no rows any will do.
+    # Without rows, the metrics of any task will do.
     return METRICS[rows[0]["task"] if rows else "detection"]
 
 

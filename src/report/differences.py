@@ -66,7 +66,7 @@ def claim(runs: Sequence[Run]) -> list[str]:
 
 
 def _verdict(effects: Sequence[DepthEffect]) -> str:
-    """Return the strongest sentence that all these kinds of nets bear out."""
+    """Return the strongest sentence that the results of all these kinds of nets support."""
     plain, residual = (
         [effect.increase for effect in effects if effect.family == family]
         for family in FIRST_FAMILIES

@@ -44,7 +44,7 @@ NUMBER = re.compile(r"[-+]?\d[\d.,]*( M| ± [\d.]+)?|-")
 LONG_TEXT = 24  # letters above which the cells of a column may wrap
 PLOT_CONFIG = {"displaylogo": False, "modeBarButtons": [["toImage", "resetScale2d"]]}
 
-# Names, configs and error messages may be a stranger's: all text is escaped that is not Markup.
+# Names, configs and error messages may be untrusted: all text is escaped that is not Markup.
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("templates")),
     autoescape=True,

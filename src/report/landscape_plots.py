@@ -91,7 +91,7 @@ def draw_planes(landscapes: Sequence[LandscapePoints], grid: int, limit: float) 
 def log_losses(landscape: LandscapePoints, grid: int, limit: float) -> np.ndarray:
     """Return the decimal logarithms of the losses in the plane, float64 [beta, alpha]."""
     losses = [landscape.measured[point].loss for point in plane_points(grid, limit)]
-    # A loss that is not a number comes from scores that overflow: it is as high as can be.
+    # A loss that is not a number comes from scores that overflow: it counts as the highest.
     plane = np.nan_to_num(np.reshape(losses, (grid, grid)), nan=HIGHEST, posinf=HIGHEST)
     return np.log10(plane.clip(LOWEST, HIGHEST))
 

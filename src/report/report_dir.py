@@ -50,7 +50,7 @@ Written = tuple[list[str], list[str], list[Path]]
 
 def file_name(data: str) -> str:
     """Return the name of the files of a data set, without the part of the figure and the suffix."""
-    # The name comes from a config file, which may be a stranger's.
+    # The name comes from a config file, which may not be trusted.
     return re.sub(r"[^\w.+-]+", "_", data)
 
 

@@ -75,7 +75,7 @@ def send_sweep(run_dirs: Sequence[RunDir]) -> None:
                 and WandbIdentity.of(RunDir(run.path, run.config)).project in projects
             ]
         )
-    except SystemExit as error:  # a failure of W&B is none of the sweep
+    except SystemExit as error:  # a failure of W&B is not a failure of the sweep
         print(error)
 
 

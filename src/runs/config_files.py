@@ -48,7 +48,7 @@ def with_present_names(flat: dict[str, Any]) -> dict[str, Any]:
     """Return flat keys and their values under their present names."""
     present = {RENAMED_KEYS.get(key, key): value for key, value in flat.items()}
     for key in RENAMED_VALUES.keys() & present.keys():
-        # As a text: a config may hold anything, such as a list, which is no key of a dict.
+        # As text: a config may hold any value, such as a list, which cannot be a key of a dict.
         present[key] = RENAMED_VALUES[key].get(str(present[key]), present[key])
     return present
 
@@ -82,7 +82,7 @@ def file_defaults(group: str, name: str) -> dict[str, Any]:
     """Return the flat keys of `conf/GROUP/NAME.yaml` and of the files it builds on.
 
     The result is empty if there is no such file.
-    Keys that refer to others, such as `n: ${n}`, are left out: they are no defaults of their own.
+    Keys that refer to others, such as `n: ${n}`, are left out: they have no default of their own.
     """
     path = CONF / group / f"{name}.yaml"
     if not path.exists():
@@ -158,14 +158,14 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def check_targets(config: dict[str, Any], path: Path) -> None:
-    """Check the `_target_` values of a config from a run directory, which may come from a stranger.
+    """Check the `_target_` values of a config from a run directory, which may not be trusted.
 
     Hydra calls whatever a `_target_` names, so only names that appear in `conf/` are allowed.
 
     Raises:
         ValueError: the net, the data or the task of the run in `path` are built by anything else.
     """
-    # Of every group: what conf/ names is this project's choice, not a stranger's.
+    # Of every group: what conf/ names is this project's own choice.
     files = CONF.rglob("*.yaml")
     allowed = {name for file in files for name in targets(yaml.safe_load(file.read_text()))}
     called = [config.get(group, {}) for group in ("model", "data", "task")]

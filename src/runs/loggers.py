@@ -16,12 +16,12 @@ def check_loggers(loggers: dict[str, Any]) -> None:
     """Check the node `logger` of a config.
 
     Raises:
-        ValueError: a logger that is none, or whose package is not installed.
+        ValueError: a value that is not a logger, or a logger whose package is not installed.
     """
     for name, options in loggers.items():
         if not isinstance(options, dict) or (name != "wandb" and "_target_" not in options):
             raise ValueError(
-                f"logger.{name} is no logger: set +logger.{name}._target_=CLASS to a logger of "
+                f"logger.{name} is not a logger: set +logger.{name}._target_=CLASS to a logger of "
                 f"Lightning's, and its arguments with +logger.{name}."
             )
         if name in PACKAGES and find_spec(name) is None:

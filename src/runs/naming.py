@@ -28,7 +28,7 @@ def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Return what makes a run itself: data, net, task, seed, and the values that are not default.
+    """Return what identifies a run: data, net, task, seed, and the values that are not defaults.
 
     A key that a stored config lacks counts as its default, and so does a `_target_` that equals the
     one in the chosen config file. So adding a key, or moving the code that a `_target_` names,

@@ -114,7 +114,7 @@ class RunDir:
 
     @property
     def key(self) -> dict[str, Any]:
-        """The run key: what makes the run itself."""
+        """The run key: what identifies the run."""
         return run_key(self.config, self.defaults)
 
     @property

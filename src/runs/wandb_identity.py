@@ -1,4 +1,4 @@
-"""Which run of Weights & Biases (W&B) a run directory is, kept in its wandb.json.
+"""Which run of Weights & Biases (W&B) a run directory belongs to, kept in its wandb.json.
 
 The id is not a function of the run key alone: a run repeated in another directory, or by a
 colleague in the same project, must not be appended to the first one's.
@@ -36,7 +36,7 @@ class WandbIdentity:
 
     @classmethod
     def of(cls, run_dir: RunDir, project: str | None = None, entity: str | None = None) -> Self:
-        """Return the run of W&B that a run directory is, which a first start makes up.
+        """Return the run of W&B that a run directory belongs to; the first start creates its id.
 
         Args:
             run_dir: the directory of the run.

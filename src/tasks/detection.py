@@ -46,7 +46,7 @@ class Detector(ObjectTask):
         **common: Arguments of `ObjectTask`.
 
     Raises:
-        ValueError: The recipe is none for detection, or the metric of the data is unknown.
+        ValueError: The recipe has no options for detection, or the metric of the data is unknown.
 
     Attributes:
         results: Image id, detections and target of each image evaluated last, in order.

@@ -43,7 +43,7 @@ def parse_protocol(name: str, min_size: int) -> DetectionProtocol:
     """Return the protocol of a name such as `refine`, `multiscale` or `refine+scales400-600`.
 
     Args:
-        name: `center`, which is none of them, or some that are joined by `+`.
+        name: `center` for no improvement, or the names of several joined by `+`.
         min_size: Pixels of the shorter side in training.
 
     Raises:

@@ -25,7 +25,7 @@ class ReducedPrecision:
 
     Everything else must be float32: in bf16, boxes of some hundred pixels are off by one.
 
-    It is no module, so that the parameters of the net have one name only.
+    It is not a module: as one, it would give the parameters of the net a second name.
     """
 
     def __init__(self, part: Callable[[Tensor], Tensor], out_channels: int) -> None:

@@ -24,7 +24,7 @@ class Localizer(LocalizationTask):
         **common: Arguments of `ObjectTask`.
 
     Raises:
-        ValueError: The recipe is none for localization.
+        ValueError: The recipe has no options for localization.
     """
 
     uses_regions = False

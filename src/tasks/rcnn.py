@@ -30,7 +30,7 @@ class RCNN(LocalizationTask):
         **common: Arguments of `ObjectTask`.
 
     Raises:
-        ValueError: The recipe is none for this task, or the data are not complete images.
+        ValueError: The recipe has no options for this task, or the data are not complete images.
     """
 
     uses_regions = True  # all layers but the classifier are needed
@@ -53,7 +53,7 @@ class RCNN(LocalizationTask):
         options = recipe["rcnn"]
         self.count, self.side = options["proposals"], options["side"]
         self.positive_iou = options["positive_iou"]
-        # In a tuple, it is no part of this module: neither learned nor saved with it.
+        # In a tuple it is not a submodule: it is neither trained nor saved with this module.
         self.localizers = (localizer.eval(),)
         self.coder = localizer.proposals.matching.box_coder
         self.test_by("center")

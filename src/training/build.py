@@ -23,10 +23,10 @@ from src.training.optimizer import optimizer_factory
 
 
 def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModule]:
-    """Return the module of the task with its net and recipe, and the data, which have been read.
+    """Return the LightningModule of the task, with its net and recipe, and its data, set up.
 
     Raises:
-        ValueError: a value that the net, the recipe or the data cannot have.
+        ValueError: a value is invalid for the net, the recipe or the data.
     """
     recipe, seed = config["recipe"], config["seed"]
     classifies = task_name(config["choices"]) == "classification"
@@ -56,7 +56,7 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
             task: Any = get_class(config["task"]["_target_"])
             start_from_weights(Path(config["weights"]), net, data, task.uses_regions)
         module = build_task(config, net, data, **training)
-        module.parse_protocol(config["protocol"])  # an error if there is none
+        module.parse_protocol(config["protocol"])  # an error if it is unknown
         return module, data
 
     def augment(*batch: Tensor) -> Batch:
@@ -69,10 +69,10 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
 
 
 def build_net(config: dict[str, Any], world_size: int) -> Any:
-    """Return the net, as it trains.
+    """Return the net, prepared for training.
 
     Raises:
-        ValueError: a value that the net cannot have.
+        ValueError: a value is invalid for the net.
     """
     net, recipe = instantiate(config["model"], _convert_="all"), config["recipe"]
     if recipe["batch_norm_images"] is not None:
@@ -133,7 +133,7 @@ def load_module(run_dir: RunDir, data: ObjectData) -> ObjectTask:
         data: Its data or others with the same classes, set up.
 
     Raises:
-        ValueError: The run is of other classes.
+        ValueError: The run has other classes.
     """
     config = run_dir.config
     check_targets(config, run_dir.path / "config.yaml")
@@ -152,15 +152,17 @@ def load_module(run_dir: RunDir, data: ObjectData) -> ObjectTask:
 def start_from_weights(path: Path, net: Any, data: ObjectData, regions: bool) -> None:
     """Load a file of weights into a net, and normalize images as they were for it.
 
-    A mean image counts by its channel means. A file that does not say how images were normalized
-    leaves that to the data. `regions` is as in `load_backbone`.
+    Of a mean image, the mean of each channel is used. If the file does not say how images were
+    normalized, the data keep their own mean. `regions` is as in `load_backbone`.
 
     Raises:
-        ValueError: The weights are of another net, or of one for images as BGR.
+        ValueError: The weights are of another net, or of one that takes images as BGR.
     """
     metadata = read_metadata(path)
     if metadata.get("channels", "RGB") != "RGB":
-        raise ValueError(f"{path} is of a net for images as BGR, which no other task has")
+        raise ValueError(
+            f"{path} is of a net that takes images as BGR: use it for task=classification"
+        )
     load_backbone(net, read_weights(path), regions)
     if "mean" in metadata:
         data.mean, data.std = (

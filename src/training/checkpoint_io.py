@@ -25,7 +25,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
         """Write a checkpoint.
 
         Raises:
-            OSError: the disk does not take it, or does not return what was written.
+            OSError: it cannot be written, or cannot be read back as it was written.
         """
         path = Path(path)
         new = path.with_name("new.ckpt")
@@ -44,7 +44,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
                 new.unlink(missing_ok=True)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **options: Any) -> dict[str, Any]:
-        """Read a checkpoint without executing what a stranger's file may contain.
+        """Read a checkpoint without executing code that an untrusted file may contain.
 
         Raises:
             ValueError: it contains more than tensors and plain values.
@@ -53,7 +53,7 @@ class VerifiedCheckpointIO(TorchCheckpointIO):
             return super().load_checkpoint(path, *args, **options | {"weights_only": True})
         except UnpicklingError as error:
             raise ValueError(
-                f"{path} contains more than tensors and plain values: it is no checkpoint of ours"
+                f"{path} contains more than tensors and plain values: it is not our checkpoint"
             ) from error
 
 

@@ -52,7 +52,7 @@ def resolve_compile(mode: str, trainer: Trainer, activation_checkpointing: bool 
 
 
 def ignored_settings(trainer: Trainer) -> list[str]:
-    """Return what Lightning applies around its own backward pass and update alone."""
+    """Return the settings that act only on Lightning's own backward pass and update."""
     settings = {
         f"trainer.gradient_clip_val={trainer.gradient_clip_val}": trainer.gradient_clip_val,
         # Gradients in half precision vanish unless the loss is scaled.

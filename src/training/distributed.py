@@ -67,7 +67,7 @@ class LostProcessTimeout(RunCallback):
     def on_train_start(self, trainer: Trainer, *_: object) -> None:
         """Shorten the timeout of the process group, unless it is NCCL's.
 
-        When NCCL's time is over, it kills this process without a message. It keeps the long
+        When NCCL's timeout expires, it kills this process without a message. It keeps the long
         timeout, and the gloo group of `Preemption` finds a lost rank first.
         """
         trainer.strategy.barrier()
@@ -82,14 +82,14 @@ def set_gloo_timeout(trainer: Trainer, timeout: timedelta) -> None:
 
 @contextmanager
 def rank_zero_works(trainer: Trainer) -> Iterator[None]:
-    """Wait long for rank 0 within the block, or before it: it does something slow alone."""
+    """Let the other ranks wait longer for rank 0, which alone does something slow in the block."""
     set_gloo_timeout(trainer, START_TIMEOUT)
     yield
     set_gloo_timeout(trainer, LOST_PROCESS_TIMEOUT)
 
 
 def abort_nccl() -> None:
-    """End what waits for a lost rank on the GPU, without which this process could not unwind."""
+    """Abort what waits for a lost rank on the GPU, or this process would never exit."""
     if distributed.get_backend() == "nccl":
         _abort_process_group()
 
@@ -106,7 +106,7 @@ def disable_sigterm_broadcast(trainer: Trainer) -> None:
 
 @contextmanager
 def report_lost_process(trainer: Trainer) -> Iterator[None]:
-    """Turn what the communication raises when a rank died or hangs into an error with a message.
+    """Turn a communication error, raised when a rank died or hangs, into a user's error.
 
     Raises:
         ChildProcessError: another process of the run died or hangs.
@@ -128,7 +128,7 @@ def report_lost_process(trainer: Trainer) -> Iterator[None]:
 
 
 def cluster_environment() -> ClusterEnvironment:
-    """Return who started the processes of this run, for Lightning's Trainer.
+    """Return the environment that started the processes of this run, for Lightning's Trainer.
 
     Left to itself, Lightning would also ask mpi4py where that is installed, which can hang
     (Lightning issue 20049), and requeue SLURM's jobs, which `requeue` does.
@@ -153,10 +153,10 @@ def cluster_environment() -> ClusterEnvironment:
 def check_world_size(trainer: Trainer) -> None:
     """Check that torchrun or srun started the processes that the config asks for.
 
-    Lightning does not check it, and each process would take the whole run for its own.
+    Lightning does not check it, and each process would execute the whole run by itself.
 
     Raises:
-        ValueError: they started others.
+        ValueError: they started another number of processes.
     """
     if started_by_torchrun():
         launcher, nodes_variable, processes_variable = "torchrun", "GROUP_WORLD_SIZE", "WORLD_SIZE"

@@ -61,8 +61,8 @@ class SweepLauncher(Launcher):
     ) -> Sequence[JobReturn]:
         """Run the jobs, and return one result for each, in order.
 
-        Hydra's sweeper raises the error of the first failed job alone, so all of them have the
-        sweep's.
+        Hydra's sweeper raises the error of the first failed job only, so the error raised here
+        is that of the whole sweep.
         """
         configs = [self.load_config(self.config, list(overrides)) for overrides in job_overrides]
         jobs = []

@@ -180,8 +180,8 @@ def make_schedule(options: dict[str, Any], n: int | None, iterations: int) -> An
     """Return the schedule that `recipe.schedule` describes.
 
     Args:
-        options: its `_target_`, a schedule as those above or a scheduler of torch's, and its
-            arguments; for a scheduler of torch's also `lr`.
+        options: its `_target_`, a schedule of this module or one of torch's schedulers, and its
+            arguments; for torch's also `lr`.
         n: the paper's n; None for a net that has none.
         iterations: length of the run.
 

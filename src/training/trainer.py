@@ -86,7 +86,7 @@ def make_user_callbacks(callbacks: dict[str, Any]) -> list[Callback]:
     """Return the callbacks that the user adds to a run.
 
     Raises:
-        ValueError: one of them is no callback.
+        ValueError: one of them is not a Lightning callback.
     """
     made = []
     for name, options in callbacks.items():
@@ -94,7 +94,7 @@ def make_user_callbacks(callbacks: dict[str, Any]) -> list[Callback]:
         callback = instantiate(options, _convert_="all") if has_target else None
         if not isinstance(callback, Callback):
             raise ValueError(
-                f"callbacks.{name} is no callback of Lightning's: "
+                f"callbacks.{name} is not a Lightning callback: "
                 f"set +callbacks.{name}._target_=CLASS"
             )
         made.append(callback)
@@ -162,7 +162,7 @@ def make_trainer(config: dict[str, Any], callbacks: Sequence[Callback]) -> Train
         callbacks=[*callbacks],
         plugins=[VerifiedCheckpointIO(), cluster_environment()],
         profiler=NoProfiler(),
-        use_distributed_sampler=False,  # the data share out batches themselves
+        use_distributed_sampler=False,  # the data modules divide batches themselves
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -182,7 +182,7 @@ def _make_lightning_trainer(**arguments: Any) -> Trainer:
     except TypeError as error:
         if "devices" not in str(error):
             raise
-        # Lightning's answer to a number or list of devices that there cannot be.
+        # Lightning's error for an invalid number or list of devices.
         raise ValueError(f"trainer.devices={arguments['devices']}: {error}") from error
 
 

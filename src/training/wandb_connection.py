@@ -46,7 +46,7 @@ def default_entity() -> str:
     """Return whose projects are meant where no entity is configured.
 
     Raises:
-        ValueError: the account has no default, as one that exists in teams only.
+        ValueError: the account has no default entity, such as one that is only in teams.
     """
     import wandb
 

@@ -10,7 +10,7 @@ from src.runs.wandb_identity import WandbIdentity
 if TYPE_CHECKING:
     import wandb
 
-# Seconds that W&B gets to start a run, and to take in what is left at the end.
+# Seconds that W&B gets to start a run, and to receive the remaining rows at the end.
 START_TIMEOUT, FINISH_TIMEOUT = 30, 60
 # Letters; the server refuses longer names.
 NAME_LENGTH, TAG_LENGTH = 128, 64
@@ -44,7 +44,7 @@ def init_run(
         run_dir: the directory of the run.
         identity: which run of W&B it is.
         depth: the depth of the net, if it is known yet.
-        mode: of W&B.
+        mode: W&B's mode.
         measure: whether W&B measures the load of the machine.
     """
     import wandb
@@ -77,7 +77,7 @@ def init_run(
 
 
 def quiet_settings(**options: Any) -> "wandb.Settings":
-    """Return settings of a run that prints nothing and takes nothing from this machine."""
+    """Return settings of a run that prints nothing and records no code, git state or console."""
     import wandb
 
     return wandb.Settings(

@@ -113,11 +113,11 @@ def test_images_of_other_formats_and_lists_with_a_second_column_are_read(pets, s
     ("file", "content", "message"),
     [
         ("Annotations/b.xml", None, "there is no file .*b.xml: it is to describe .*b.jpg"),
-        ("Annotations/b.xml", "<annotation><obj", "b.xml is no annotation in VOC's format"),
+        ("Annotations/b.xml", "<annotation><obj", "b.xml is not an annotation in VOC's format"),
         (
             "Annotations/b.xml",
             "<annotation><object><name>cat</name></object></annotation>",
-            "b.xml is no annotation in VOC's format .*missing",
+            "b.xml is not an annotation in VOC's format .*missing",
         ),
         (
             "Annotations/b.xml",

@@ -175,8 +175,8 @@ def test_callbacks_and_flags_are_part_of_the_run_key(find):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+callbacks.x=3", r"callbacks\.x is no callback of Lightning's"),
-        ("+callbacks.x._target_=builtins.dict", r"callbacks\.x is no callback of Lightning's"),
+        ("+callbacks.x=3", r"callbacks\.x is not a Lightning callback"),
+        ("+callbacks.x._target_=builtins.dict", r"callbacks\.x is not a Lightning callback"),
         ("callbacks=3", r"add one with \+callbacks\.NAME\._target_=CLASS"),
         ("+trainer.max_epochs=3", r"set recipe\.iterations=N"),
         ("+trainer.val_check_interval=3", r"set recipe\.eval_every=N"),

@@ -18,7 +18,7 @@ ITERATION_HOOKS = (
 
 
 class RunCallback(Callback):
-    """A callback that costs nothing in the hooks that it does not have.
+    """A callback that costs nothing in the hooks that it does not implement.
 
     Lightning enters its profiler for every hook of every callback, also for the empty ones of its
     base class, and skips what is not callable. With ten callbacks that is 100 us per iteration.

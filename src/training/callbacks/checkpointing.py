@@ -20,9 +20,9 @@ class Checkpointing(RunCallback):
     have passed since the one before. The last iteration, and the one at which a signal ends the
     run, are always saved.
 
-    Comes after all that write: everything that belongs to an iteration is written before its
-    checkpoint. Lightning's ModelCheckpoint is not used: its `last.ckpt` is not always the last, and
-    it does not save at the end.
+    Comes after all callbacks that write files, so everything that belongs to an iteration is
+    written before its checkpoint. Lightning's ModelCheckpoint is not used: its `last.ckpt` is not
+    always the last, and it does not save at the end.
 
     Attributes:
         previous_world_size: the world size that the loaded checkpoint was saved with; None without

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from src.training.callbacks.checkpointing import Checkpointing
 
-STATE = "loggers"  # of the file that says what each logger has received
+STATE = "loggers"  # of the JSON file that records what each logger has received
 
 
 class ExternalLogger(RowSender):
     """One logger of the config; its values may contain `%run_dir%` and `%run_name%`.
 
-    What it has received stands in loggers.json. A process that is killed between sending rows and
+    loggers.json records what it has received. A process that is killed between sending rows and
     writing that file sends these rows twice, with the same values.
 
     Args:
@@ -53,9 +53,9 @@ class ExternalLogger(RowSender):
         with self.report_failure():
             state = (self.run_dir.read_json(STATE) or {}).get(self.name, {})
             options = fill_in(self.run_dir.config["logger"][self.name], self.run_dir)
-            if "run_id" in state:  # which MLflow has made up
+            if "run_id" in state:  # which MLflow has generated
                 options["run_id"] = state["run_id"]
-            with no_questions():
+            with without_prompts():
                 self.logger = make_logger(options)
                 if not state:
                     self.logger.log_hyperparams(flatten(self.run_dir.config))
@@ -72,7 +72,7 @@ class ExternalLogger(RowSender):
         self.logger.log_metrics(metrics, iteration)
 
     def send_covered_rows(self) -> None:
-        """Send rows, and write down which."""
+        """Send rows, and record which ones."""
         super().send_covered_rows()
         if self.logger is None or self.failed:
             return
@@ -120,8 +120,8 @@ def make_logger(options: dict[str, Any]) -> "Logger":
 
 
 @contextmanager
-def no_questions() -> Iterator[None]:
-    """Turn a question at the terminal, as for a key, into an error."""
+def without_prompts() -> Iterator[None]:
+    """Make a prompt at the terminal, such as one for an API key, raise an error."""
     terminal = sys.stdin
     with open(os.devnull) as sys.stdin:
         try:

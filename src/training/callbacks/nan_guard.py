@@ -36,7 +36,7 @@ class NaNGuard(RunCallback):
         Raises:
             FloatingPointError: one of them is not finite.
         """
-        # One answer for all tensors: each one by itself would wait for the GPU.
+        # One check for all tensors: checking each would wait for the GPU each time.
         finite = [tensor.isfinite().all() for tensor in module.state_dict().values()]
         if not torch.stack(finite).all():
             raise FloatingPointError(f"a weight is not finite {self._advice(trainer, module)}")

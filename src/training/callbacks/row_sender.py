@@ -101,7 +101,7 @@ class RowSender(RunCallback):
 
     @property
     def remedy(self) -> str:
-        """What the user does about a failure."""
+        """What the user can do about a failure."""
         return f"{self.run_dir.metrics} has everything"
 
     @contextmanager

@@ -1,6 +1,6 @@
 """Show a run in Weights & Biases (W&B), as a view: every result is taken from the run directory.
 
-Which run of W&B it is stands in wandb.json, so it stays one however often it is interrupted,
+wandb.json records which run of W&B it is, so it stays one run however often it is interrupted,
 resumed or sent. Without a key or a network W&B writes into `wandb` in the run directory, to be sent
 later. Lightning's WandbLogger is not used: it takes over an existing run, reports no exit code and
 has no fallback.
@@ -43,7 +43,7 @@ def exit_code(error: BaseException | None) -> int:
         isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
     ):
         return KILLED
-    # An agent stops a trial that its sweep needs no longer: that is no failure.
+    # An agent stops a trial that its sweep no longer needs: that is not a failure.
     stopped_by_agent = isinstance(error, Interrupted) and is_agent_trial()
     return 0 if error is None or stopped_by_agent else 1
 
@@ -87,7 +87,7 @@ class WandbRun(RowSender):
 
     @property
     def remedy(self) -> str:
-        """What the user does about a failure."""
+        """What the user can do about a failure."""
         return (
             f"{super().remedy}, and python -m src.report --wandb {self.run_dir.path} sends it when "
             "the run is finished"
@@ -149,7 +149,7 @@ class WandbRun(RowSender):
             try:
                 run = self._init("online")
             except wandb.Error as error:
-                # The server's answer, for good, to the id of a run that was deleted there.
+                # The server refuses the id of a run that was deleted there, permanently.
                 if "HTTP 409" not in str(error) or is_agent_trial():
                     raise
                 wandb.teardown()
@@ -206,7 +206,7 @@ class WandbRun(RowSender):
                     self.run.mark_preempting()
                 own_part = Path(self.run.dir).parent.name
                 self.run.finish(exit_code=exit_code)
-                if not self.run.offline:  # all is there: earlier parts are no longer needed
+                if not self.run.offline:  # everything was sent: earlier parts are no longer needed
                     self._remove_parts("*run-*", keep=own_part)
 
     def _send_examples(self) -> None:

@@ -12,7 +12,7 @@ from interruptible_run import InterruptibleRun
 from pytorch_lightning import Callback
 
 from src.runs import loggers
-from src.training.callbacks.external_logger import no_questions
+from src.training.callbacks.external_logger import without_prompts
 from src.training.callbacks.preemption import Interrupted
 
 RECORDING = "+logger.mine._target_=recording_logger.RecordingLogger"
@@ -130,7 +130,7 @@ def test_a_logger_that_asks_a_question_is_an_error_of_the_logger(tiny, capsys):
     assert run_dir.summary
     assert "logger.mine failed (EOF when reading a line); " in capsys.readouterr().out
     assert sys.stdin is terminal
-    with no_questions():
+    with without_prompts():
         assert not sys.stdin.isatty()
 
 
@@ -158,8 +158,8 @@ def test_a_logger_is_told_of_a_failure_but_not_of_an_interruption(tiny, find, er
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["+logger.mine=3"], r"logger\.mine is no logger: set \+logger\.mine\._target_=CLASS"),
-        (["+logger.mine.path=x"], r"logger\.mine is no logger"),
+        (["+logger.mine=3"], r"logger\.mine is not a logger: set \+logger\.mine\._target_=CLASS"),
+        (["+logger.mine.path=x"], r"logger\.mine is not a logger"),
     ],
 )
 def test_what_is_no_logger_is_refused(find, overrides, message):
