@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from command_line import call_here
 from conftest import ROOT
+from interruptible_run import TIMEOUT
 from random_run import random_run
 
 from src.evaluation.loss_plane import LossPlane
@@ -150,6 +151,6 @@ def test_ctrl_c_ends_two_processes_at_once_and_keeps_the_points(runs, tmp_path):
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    assert "interrupted; the same command resumes" in process.communicate(timeout=30)[1]
+    assert "interrupted; the same command resumes" in process.communicate(timeout=TIMEOUT)[1]
     assert process.returncode == 130
     assert len(points.read_text().splitlines()) > 5

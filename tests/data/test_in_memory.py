@@ -9,6 +9,7 @@ from torchvision import datasets
 
 from src.data.cifar10 import CIFAR10
 from src.data.digits import Digits
+from src.data.sampler import AUGMENTATION
 
 
 def digits(**changes):
@@ -84,6 +85,24 @@ def test_training_batches_are_normalized_images_with_their_labels():
     assert torch.equal(labels, data.splits["train"][1][indices])
     expected = data.splits["train"][0][indices].float() - data.mean
     assert torch.equal(images.permute(0, 2, 3, 1), expected)
+
+
+def test_training_images_are_normalized_then_padded_cropped_and_flipped():
+    data = digits(padding=2, flip=True)
+    stream = data.train_dataloader()
+    images, _ = data.augment(*stream.batch(3))
+    rng = np.random.default_rng([0, AUGMENTATION, 3])
+    (tops, lefts), flips = rng.integers(0, 5, (2, 128)), rng.integers(0, 2, 128)
+    pixels = data.splits["train"][0].numpy()
+    mean = pixels.mean(0).astype(np.float32)
+    results = images.permute(0, 2, 3, 1).numpy()
+    for index, top, left, flip, result in zip(
+        stream.indices(3), tops, lefts, flips, results, strict=True
+    ):
+        padded = np.zeros((12, 12, 3), np.float32)
+        padded[2:10, 2:10] = pixels[index].astype(np.float32) - mean
+        crop = padded[top : top + 8, left : left + 8]
+        assert np.array_equal(crop[:, ::-1] if flip else crop, result)
 
 
 @pytest.mark.parametrize("val_images", [-1, 1297])

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from net_helpers import build_net, randomize_batch_norm
+from torch import nn
 from torch.nn import functional as F
 from torchvision.models import resnet as torchvision_resnet
 
@@ -69,3 +70,20 @@ def test_the_last_map_of_a_dilated_cifar_net_is_as_fine_as_the_image(name):
     # Dilation has no weights, so a dilated net takes those of one that is not.
     shapes = [{name: x.shape for name, x in net.state_dict().items()} for net in (coarse, fine)]
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "n", "layers_per_block"),
+    [
+        ("plain", "n", 2),
+        ("resnet", "n", 2),
+        ("highway", "n", 2),
+        ("preactivation", "n", 2),
+        ("preactivation164", "model.n", 1),
+    ],
+)
+def test_dilation_reaches_every_3x3_layer_of_a_block(name, n, layers_per_block):
+    net = build_net(f"model={name}", f"{n}=2", "model.dilate=[false,true,true]")
+    layers = [m for m in net.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    of_blocks = [d for d in (1, 1, 1, 2, 2, 4) for _ in range(layers_per_block)]
+    assert [layer.dilation for layer in layers] == [(d, d) for d in (1, *of_blocks)]

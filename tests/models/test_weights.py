@@ -226,9 +226,10 @@ def test_the_hash_of_weights_depends_on_their_values_not_on_their_memory(net):
     assert hash_weights(net.to(memory_format=torch.channels_last)) == before
     with torch.no_grad():
         net.fc.bias[0] += 1e-6
-    assert hash_weights(net) != before
+    changed = hash_weights(net)
+    assert changed != before
     net.register_buffer("scale", torch.ones(2, dtype=torch.bfloat16))  # as a net of a user may have
-    assert hash_weights(net) != before
+    assert hash_weights(net) not in (before, changed)
 
 
 def test_an_exported_safetensors_file_is_read_unchanged(net, tmp_path):

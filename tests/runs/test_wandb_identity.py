@@ -1,6 +1,5 @@
 import hashlib
 import json
-import re
 
 import pytest
 
@@ -14,12 +13,12 @@ def run_dir(find):
     return run_dir
 
 
-def test_an_id_is_the_hash_of_the_run_key_and_random_digits(run_dir):
+def test_an_id_is_the_hash_of_the_run_key_and_random_digits(run_dir, monkeypatch):
+    random = iter([b"\x00\x01", b"\xff\x02"])
+    monkeypatch.setattr("secrets.token_bytes", lambda count: next(random)[:count])
     key = json.dumps(run_dir.key, sort_keys=True)
-    first, second = new_id(run_dir), new_id(run_dir)
-    assert re.fullmatch("[0-9a-f]{16}", first)
-    assert first[:12] == second[:12] == hashlib.sha256(key.encode()).hexdigest()[:12]
-    assert first != second  # once in 65,536 times they are equal
+    digest = hashlib.sha256(key.encode()).hexdigest()[:12]
+    assert [new_id(run_dir) for _ in range(2)] == [f"{digest}0001", f"{digest}ff02"]
 
 
 def test_a_run_directory_remains_one_run_of_wandb_wherever_it_is_sent_from(run_dir, find):

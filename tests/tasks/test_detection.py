@@ -26,7 +26,7 @@ from src.evaluation.task_evaluator import evaluate_task_runs, load_task
 from src.export import export
 from src.models.complexity import count_parameters, weighted_layers
 from src.tables import read_csv
-from src.tasks.detection import Detector
+from src.tasks.detection import Detector, coco_detections
 from src.tasks.faster_rcnn import make_faster_rcnn
 from src.training.build import build
 from src.training.trainer import make_trainer
@@ -228,6 +228,17 @@ def test_a_finished_run_has_results_detections_and_a_picture(detect):
         assert {*found} == {"image_id", "category_id", "bbox", "score"}
         assert found["image_id"] in range(5)
         assert found["category_id"] in range(1, 11)
+
+
+def test_detections_are_written_in_the_form_of_coco():
+    found = {
+        "boxes": torch.tensor([[1.0, 2, 11, 22]]),
+        "labels": torch.tensor([2]),
+        "scores": torch.tensor([0.5]),
+    }
+    assert coco_detections([(7, found, {})], category_ids=[17, 70]) == [
+        {"image_id": 7, "category_id": 70, "bbox": [1, 2, 10, 20], "score": 0.5}
+    ]
 
 
 def test_data_with_the_metric_of_voc_have_its_average_precision_next_to_that_of_coco(detect):

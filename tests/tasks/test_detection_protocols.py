@@ -17,6 +17,7 @@ from src.tasks.detection_protocols import (
     ImagePredictor,
     ScaledImage,
     above,
+    compute_map,
     detect,
     lower_scale,
     most_probable,
@@ -54,6 +55,16 @@ def objects(*rows):
         "labels": torch.tensor(labels),
         "scores": torch.tensor(scores, dtype=torch.float32),
     }
+
+
+@pytest.mark.parametrize("side", [32, 64, 96])
+def test_the_limit_of_the_longer_side_grows_with_the_scale(make_detector, side):
+    module, _ = make_detector()  # trained at 64 pixels, of the longer side as well
+    for image, size in (
+        (torch.rand(3, 64, 64), (side, side)),
+        (torch.rand(3, 40, 160), (side // 4, side)),
+    ):
+        assert compute_map(module.detector, image, side)[0].size == size
 
 
 def test_boxes_of_one_class_vote_by_their_scores():

@@ -8,6 +8,7 @@ from run_comparison import assert_same_run, load_checkpoint
 from small_tasks import EVALUATION, LOCALIZATION, SCENES, first_batch, make_module
 
 from src.evaluation.task_evaluator import evaluate_task_runs, load_task
+from src.tasks.localization_task import main_objects
 from src.tasks.localization_views import parse_protocol
 
 RCNN = ["task=rcnn", *SCENES, "data.max_objects=1"]
@@ -47,6 +48,17 @@ def test_a_region_is_warped_to_a_square_of_the_same_pixels(rcnn):
     ):
         quarter = pixels[:, rows, columns]
         torch.testing.assert_close(quarter, torch.full_like(quarter, expected), atol=1, rtol=0)
+
+
+def test_a_step_learns_from_the_class_of_each_image_alone(rcnn):
+    module, data = rcnn
+    module.positive_iou = 0.0  # so that every proposal counts for the boxes
+    images, targets = first_batch(data)
+    module.training_step((images, targets), 0).backward()
+    labels = {main_objects(target)[0] for target in targets}
+    for layer in (module.scores, module.deltas):
+        of_class = layer.weight.grad.view(len(data.classes), -1).abs().sum(1)
+        assert {*(1 + of_class.nonzero().flatten()).tolist()} == labels
 
 
 def test_a_region_is_positive_from_an_iou_of_one_half(rcnn):

@@ -46,6 +46,12 @@ def test_the_warm_up_lasts_until_the_training_error_is_below_80_and_does_not_com
     assert schedule(32000) == 0.01
 
 
+def test_the_linear_warm_up_of_detectors_ends_at_its_iteration_and_does_not_delay_milestones():
+    schedule = MilestoneSchedule(None, **PAPER | {"iterations": 8}, **WARM, warmup_iterations=5)
+    lrs = [schedule(i) for i in range(8)]
+    assert lrs == pytest.approx([0.02, 0.04, 0.06, 0.08, 0.01, 0.01, 0.001, 0.001])
+
+
 def test_a_warm_up_that_never_ends_does_not_raise_the_last_learning_rates():
     """A net that does not learn (plain-110) still gets the paper's last learning rate."""
     schedule = MilestoneSchedule(18, **PAPER, **WARM)
