@@ -22,6 +22,9 @@ PAPER_RESULTS = Path(__file__).with_name("paper_results.csv")
 SEED = r"seed"
 DEPTH = r"seed|model\.(n|depth)"
 NET = r"seed|model\..*"
+# Of all runs that differ in what `differences` compares, the net or the precision, or in what each
+# of them starts from.
+WAY = r"seed|model\.(?!init$|norm$).*|trainer\.precision|weights|localizer"
 
 CENTER = "center"  # the protocol of all rows of older versions
 PAPER_DATA = ("cifar10", "imagenet")
@@ -118,30 +121,56 @@ def describe_change(key: str, value: Any, default: Any) -> str:
     return f"{key.rpartition('.')[2]} {value}, not {default}"
 
 
-def variant_labels(configs: Sequence[Config], keys: str = ".*") -> list[str]:
-    """Describe what distinguishes configs from each other, apart from net, depth and seed.
+def variant_labels(configs: Sequence[Config], names: Sequence[str], keys: str = ".*") -> list[str]:
+    """Describe what distinguishes configs from each other, apart from name, depth and seed.
 
     Args:
         configs: Nested configs of runs.
+        names: What each label is to follow, such as `plain-20`.
         keys: A regular expression for the flat keys to look at.
 
     Returns:
         For each config such as `shortcut B, bf16-mixed`: its values that are neither the default
-        nor common to all configs.
+        nor common to all configs; and defaults too where the label would else be that of another
+        config of the same name.
     """
     changed = [
         {key: value for key, (value, _) in changed_keys(config).items() if re.fullmatch(keys, key)}
         for config in configs
     ]
+    labels = _distinctions(changed)
+    for alike in group_by(range(len(configs)), lambda i: (names[i], labels[i])).values():
+        # Such as resnet34 and resnet34b, whose values are the defaults of two files.
+        complete = [
+            {
+                key: value
+                for key, value in complete_keys(configs[i]).items()
+                if re.fullmatch(keys, key) and not re.fullmatch(DEPTH, key)
+            }
+            for i in alike
+        ]
+        for i, own in zip(alike, _distinctions(complete), strict=True):
+            labels[i] = ", ".join(filter(None, (labels[i], own)))
+    return labels
+
+
+def _distinctions(configs: Sequence[dict[str, Any]]) -> list[str]:
+    """Describe the values of each flat config that not all of them have."""
     return [
         ", ".join(
-            # A precision such as bf16-mixed explains itself.
-            str(value) if key == "trainer.precision" else f"{key.rpartition('.')[2]} {value}"
+            _describe_value(key, value)
             for key, value in values.items()
-            if any((key, value) not in other.items() for other in changed)
+            if any((key, value) not in other.items() for other in configs)
         )
-        for values in changed
+        for values in configs
     ]
+
+
+def _describe_value(key: str, value: Any) -> str:
+    if key == "trainer.precision":
+        return str(value)  # such as bf16-mixed, which explains itself
+    name = key.rpartition(".")[2]
+    return str(value).rpartition(".")[2] if name == "_target_" else f"{name} {value}"
 
 
 def paper_result(row: Row) -> Row | None:

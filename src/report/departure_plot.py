@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from src.report.colors import family_color
 from src.report.comparison import group_by
 from src.report.departures import departure_rows, interval, net_and_length
-from src.report.figures import new_figure, plt
+from src.report.figures import new_figure, plt, verbatim
 from src.report.results import Run
 
 HEIGHT = 0.32  # of a line, in inches
@@ -34,7 +34,7 @@ def draw_departures(runs: Sequence[Run]) -> plt.Figure | None:
                 axis.plot(bounds, (place, place), color=color, linewidth=1.3)
             axis.plot(row["difference"], place, "o", color=color)
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_yticks(range(len(rows)), [row["change"] for row in rows])
+        axis.set_yticks(range(len(rows)), [verbatim(row["change"]) for row in rows])
         axis.invert_yaxis()  # the first row on top, as in the table
         seeds = {row[key] for row in rows for key in ("seeds", "baseline_seeds")}
         axis.set(

@@ -28,8 +28,7 @@ def departure_rows(runs: Sequence[Run]) -> list[Row]:
     rows = []
     finished = [run for run in runs if run.finished]
     for nets in group_by(finished, lambda run: (run.net, run.row["iterations"])).values():
-        # The config alone does not say how many images batch norm sees on several devices.
-        groups = group_by(nets, lambda run: (run.row["config"], run.row["batch_norm_images"]))
+        groups = group_by(nets, lambda run: run.row["config"])
         several = [seeds for seeds in groups.values() if len(seeds) > 1]
         rows += sorted(_compare(several), key=lambda row: row["difference"])
     return rows

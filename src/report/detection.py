@@ -78,12 +78,14 @@ def metrics(rows: Sequence[Row]) -> TaskMetrics:
 
 def detection_lines(groups: Sequence[Sequence[Row]]) -> list[dict[str, str]]:
     """Describe the results of one task, a line for each group of seeds, with its column titles."""
+    # Of all groups, so that detectors with and without VOC's metric have the same columns.
+    columns = metrics([row for rows in groups for row in rows]).columns
     return [
         {
             "net": name,
             "layers": layers_cell(seeds[0]),
             "parameters": f"{seeds[0]['parameters'] / 1e6:,.2f} M",
-            **{title: _sample(seeds, key) for title, key in metrics(seeds).columns.items()},
+            **{title: _sample(seeds, key) for title, key in columns.items()},
             **gain,
             "seeds": str(len(seeds)),
             "iterations": f"{seeds[0]['iterations']:,}",

@@ -60,7 +60,9 @@ def styles(runs: Sequence[Run], keys: str = ".*") -> list[Style]:
     # Sorted by depth, so that the n-th shade is the n-th depth, whichever family has it. By rank:
     # by value, 20 and 110 layers would look alike where 1202 are drawn.
     depths = [run.row["depth"] for run in runs]
-    kinds = list(zip(depths, variant_labels([run.config for run in runs], keys), strict=True))
+    names = [run.net for run in runs]
+    labels = variant_labels([run.config for run in runs], names, keys)
+    kinds = list(zip(depths, labels, strict=True))
     order = {kind: i for i, kind in enumerate(sorted(set(kinds)))}
     deepest = max(1, len(order) - 1)
     return [
@@ -75,7 +77,7 @@ def styles(runs: Sequence[Run], keys: str = ".*") -> list[Style]:
 
 def net_labels(runs: Sequence[Run]) -> list[str]:
     """Name each run's net such that it differs from the others: `plain-20, bf16-mixed`."""
-    labels = variant_labels([run.config for run in runs])
+    labels = variant_labels([run.config for run in runs], [run.net for run in runs])
     return [join(run.net, label) for run, label in zip(runs, labels, strict=True)]
 
 
@@ -136,7 +138,7 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
     # Sorting keeps the order of the families within an entry.
     ordered = sorted(lines, key=lambda style: (style.order, style.label))
     entries = group_by(ordered, lambda style: (style.order, style.label))
-    labels = [label for _, label in entries]
+    labels = [verbatim(label) for _, label in entries]
     # matplotlib does not wrap a legend's columns: they are what fits the width.
     longest = max(map(len, labels)) + 8  # 8 for the line and the gap
     columns = int(figure.get_figwidth() * LETTERS_PER_INCH / longest)
@@ -149,9 +151,14 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
         labels,
         loc="outside lower center",
         ncols=columns,
-        title=title,
+        title=verbatim(title),
         handler_map={tuple: HandlerTuple(ndivide=None)},
     )
+
+
+def verbatim(text: str) -> str:
+    """Return a text that matplotlib draws as it is: between dollar signs it would read formulas."""
+    return text.replace("$", r"\$")
 
 
 def save_figure(figure: plt.Figure, path: Path) -> Path:

@@ -45,7 +45,8 @@ class View(NamedTuple):
 
 def filter_values(row: Row, keys: Sequence[str] = FILTERS) -> dict[str, str]:
     """Return what the page's filters compare of a result row, as text."""
-    return {key: "none" if row[key] is None else str(row[key]) for key in keys}
+    texts = {key: "none" if row[key] is None else str(row[key]) for key in keys}
+    return texts | ({"depth": layers_cell(row)} if "depth" in keys else {})
 
 
 def axis_views(runs: Sequence[Run]) -> tuple[dict[str, View], dict[str, View]]:

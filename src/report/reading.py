@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.report.comparison import CENTER, SEED, comparison_key, departures, group_by
+from src.report.comparison import CENTER, SEED, WAY, comparison_key, departures, group_by
 from src.report.results import BY_DEPTH, FIRST_FAMILIES, STATES, Metrics, Run
 from src.runs.config_files import task_name
 from src.runs.naming import family
@@ -37,12 +37,16 @@ def read_runs(places: Iterable[Path]) -> tuple[list[Run], Skipped]:
         The runs by data set, then plain nets before residual ones before others, then by depth;
         and what was skipped, with the reason. Of copies of one run the most complete one counts.
     """
-    paths = {config.parent for place in places for config in Path(place).rglob("config.yaml")}
+    paths = {
+        config.parent
+        for place in places
+        for config in Path(place).rglob("config.yaml")
+        # W&B keeps a config.yaml of its own below a run directory.
+        if "wandb" not in config.relative_to(place).parts
+    }
     runs: list[Run] = []
     skipped: Skipped = []
     for path in sorted(paths):
-        if "wandb" in path.parts:  # W&B keeps a config.yaml of its own below a run directory
-            continue
         try:
             runs.append(_read_run(path, skipped))
         except Exception as error:  # one broken directory must not hide the others
@@ -67,15 +71,17 @@ def _order(run: Run) -> tuple[Any, ...]:
 
 def _read_run(path: Path, skipped: Skipped) -> Run:
     run_dir = RunDir.open(path)
-    config = run_dir.config
+    summary = run_dir.summary
+    config = _as_on_one_device(run_dir.config, (summary or {}).get("devices", 1))
     metrics = _read_numbers(run_dir.metrics, skipped)
     layer_rows = _read_numbers(run_dir.layers, skipped)
-    row, summary = _config_row(path.name, config), run_dir.summary
+    row = _config_row(path.name, config)
     if summary is not None:
         # The config is what runs are compared by, but only the net itself knows its depth.
         row |= _summary_row(path, summary) | row | {"depth": summary.get("depth") or 0}
-        row["batch_norm_images"] = _batch_norm_images(config, summary.get("devices", 1))
+        row["batch_norm_images"] = _batch_norm_images(config)
     row["config"] = comparison_key(config, ignore=SEED)
+    row["way"] = comparison_key(config, ignore=WAY)
     row["departures"] = departures(config, row.get("train_images"))
     if config["data"].get("scales"):  # the VGG paper has a result for each
         row["scales"] = "-".join(map(str, config["data"]["scales"]))
@@ -123,18 +129,32 @@ def _config_row(name: str, config: dict[str, Any]) -> Row:
     }
 
 
-def _batch_norm_images(config: dict[str, Any], world_size: int) -> str:
-    """Return the number of images that one batch norm sees, and whether it is synchronized."""
-    batch_size = config["recipe"]["batch_size"]
+def _as_on_one_device(config: dict[str, Any], world_size: int) -> dict[str, Any]:
+    """Return the config of a run on one device whose batch norm sees as many images.
+
+    Runs are compared by their configs, which do not say how many devices there were.
+    """
+    recipe = config["recipe"]
+    has_own_number = config["trainer"]["sync_batchnorm"] or recipe.get("batch_norm_images")
+    if world_size == 1 or has_own_number or not _has_batch_norm(config):
+        return config
+    return config | {"recipe": recipe | {"batch_norm_images": recipe["batch_size"] // world_size}}
+
+
+def _has_batch_norm(config: dict[str, Any]) -> bool:
     model = config["model"]
     # VGG nets have a key of their own.
-    if not model.get("batch_norm", True) or model.get("norm", "batch") != "batch":
+    return model.get("batch_norm", True) and model.get("norm", "batch") == "batch"
+
+
+def _batch_norm_images(config: dict[str, Any]) -> str:
+    """Return the number of images that one batch norm sees, and whether it is synchronized."""
+    recipe = config["recipe"]
+    if not _has_batch_norm(config):
         return "-"
     if config["trainer"]["sync_batchnorm"]:
-        return f"{batch_size} (synchronized)"
-    if config["recipe"].get("batch_norm_images"):
-        return str(config["recipe"]["batch_norm_images"])
-    return str(batch_size // world_size)
+        return f"{recipe['batch_size']} (synchronized)"
+    return str(recipe.get("batch_norm_images") or recipe["batch_size"])
 
 
 def _summary_row(path: Path, summary: Row) -> Row:

@@ -103,5 +103,7 @@ def group_runs(runs: Iterable[Run], ignore: str, keys: str = ".*") -> list[tuple
         A label and the runs of each group.
     """
     groups = list(group_by(runs, lambda run: comparison_key(run.config, ignore)).values())
-    labels = variant_labels([members[0].config for members in groups], keys)
+    first = [members[0] for members in groups]
+    families = [run.row["family"] for run in first]
+    labels = variant_labels([run.config for run in first], families, keys)
     return list(zip(labels, groups, strict=True))

@@ -1,5 +1,5 @@
 import pytest
-from run_dirs import make_config
+from run_dirs import make_config, read_conf
 
 from src.report.comparison import (
     DEPTH,
@@ -49,7 +49,7 @@ def test_a_key_that_a_stored_config_lacks_has_its_default():
     other = make_config(recipe__precise_bn_batches=200)
     assert comparison_key(stored, SEED) == comparison_key(make_config(), SEED)
     assert comparison_key(stored, SEED) != comparison_key(other, SEED)
-    assert (departures(stored), variant_labels([stored])) == ("", [""])
+    assert (departures(stored), variant_labels([stored], ["resnet"])) == ("", [""])
     assert departures(other) == "precise_bn_batches 200, not 0"
 
 
@@ -101,9 +101,26 @@ def test_labels_leave_out_defaults_and_what_all_runs_have():
         make_config("resnet", recipe__iterations=2000, trainer__precision="bf16-mixed"),
         make_config("resnet", recipe__iterations=2000, model__shortcut="B", seed=1),
     ]
-    assert variant_labels(configs) == ["", "bf16-mixed", "shortcut B"]
-    assert variant_labels(configs, r"model\..*") == ["", "", "shortcut B"]
-    assert variant_labels(configs[1:2]) == [""]
+    names = ["plain", "residual", "residual"]
+    assert variant_labels(configs, names) == ["", "bf16-mixed", "shortcut B"]
+    assert variant_labels(configs, names, r"model\..*") == ["", "", "shortcut B"]
+    assert variant_labels(configs[1:2], names[1:2]) == [""]
+
+
+def test_nets_of_one_name_that_differ_by_their_files_alone_have_different_labels():
+    """Table 3: these values are the defaults of their files, so none of them was changed."""
+    files = ("resnet34", "resnet34b", "resnet34c", "resnet50")
+    configs = []
+    for name in files:
+        config = make_config(data="imagenet")
+        config["choices"]["model"], config["model"] = name, read_conf("model", name)
+        configs.append(config)
+    by_depth = variant_labels(configs, ["residual-34"] * 3 + ["residual-50"])
+    assert by_depth == ["shortcut A", "shortcut B", "shortcut C", ""]
+    by_family = variant_labels(configs, ["residual"] * 4)
+    # ResNet-34 B and ResNet-50 differ in depth alone.
+    assert by_family == ["shortcut A", "shortcut B", "shortcut C", "shortcut B"]
+    assert variant_labels(configs[:2], ["residual-34", "plain-34"]) == ["", ""]
 
 
 def paper(model, shortcut="A", data="cifar10", depth=None, **protocol):

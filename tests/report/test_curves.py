@@ -121,6 +121,14 @@ def test_figures_are_svg_and_png_files_that_do_not_change(tmp_path):
         assert (tmp_path / "one.svg").read_text() == (tmp_path / "two.svg").read_text()
 
 
+def test_dollar_signs_in_a_config_are_drawn_and_not_read_as_a_formula(tmp_path):
+    write_run(tmp_path, make_config("resnet", 20), [(10, 10)])
+    write_run(tmp_path, make_config("resnet", 20, model__init=r"$\foo$"), [(10, 10)], name="other")
+    figure = draw_curves(read(tmp_path))
+    save_figure(figure, tmp_path / "curves")
+    assert r"$\foo$" in (tmp_path / "curves.svg").read_text()
+
+
 def test_nothing_is_drawn_of_runs_without_measurements(tmp_path):
     write_run(tmp_path, make_config("plain", 20))
     write_run(tmp_path, make_config("preactivation", 20), [(60, 50)], layers=[(1.0, None)])

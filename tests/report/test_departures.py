@@ -1,5 +1,7 @@
 """What single choices are worth, as a table and as a figure."""
 
+import json
+
 import pytest
 from run_dirs import make_config, write_run
 
@@ -64,6 +66,21 @@ def test_the_table_words_a_difference_only_where_the_interval_excludes_zero(runs
     assert cells[3][4] == "+2.00 [+1.77, +2.23]"
     write_csv(tmp_path / "departures.csv", rows)
     assert departure_table(read_csv(tmp_path / "departures.csv")) == table
+
+
+def test_runs_on_several_devices_count_as_runs_with_fewer_images_per_batch_norm(tmp_path):
+    write(tmp_path, "", [10.0, 10.2])
+    write(tmp_path, "-b", [12.0, 12.2], model__shortcut="B")
+    for seed in (2, 3):
+        path = write_run(tmp_path, make_config(seed=seed), final=(50, 50))
+        summary = json.loads((path / "summary.json").read_text()) | {"devices": 2}
+        (path / "summary.json").write_text(json.dumps(summary))
+    rows = departure_rows(read_runs([tmp_path])[0])
+    assert [(row["change"], row["difference"], row["seeds"]) for row in rows] == [
+        ("shortcut B, not A", pytest.approx(2), 2),
+        ("batch_norm_images 64, not None", pytest.approx(39.9), 2),
+    ]
+    assert {row["baseline_seeds"] for row in rows} == {2}
 
 
 def test_seeds_with_equal_errors_have_no_interval_and_show_no_difference(tmp_path):

@@ -84,6 +84,18 @@ def test_data_with_the_metric_of_voc_have_it_in_both_tables(tmp_path):
     assert cells(classes)[2][1:] == ["75.00 ± 0.00", "65.00 ± 0.00"]
 
 
+def test_detectors_with_and_without_the_metric_of_voc_are_in_one_table(tmp_path):
+    path = write_detector(tmp_path, "resnet", 0, 60.0)
+    summary = json.loads((path / "summary.json").read_text())
+    summary |= {"test_voc_ap": 70.0, "test_voc_ap_per_class": {"cat": 75.0, "dog": 65.0}}
+    (path / "summary.json").write_text(json.dumps(summary))
+    write_detector(tmp_path, "plain", 0, 50.0)
+    rows = [run.row for run in read_runs([tmp_path])[0]]
+    head, _, plain, residual = cells(detection_table(rows).split("\n\n")[0])
+    assert (plain[head.index("AP")], residual[head.index("AP")]) == ("50.00", "60.00")
+    assert (plain[head.index("VOC AP")], residual[head.index("VOC AP")]) == ("-", "70.00")
+
+
 def test_a_table_from_a_csv_file_equals_that_of_the_runs(detectors, tmp_path):
     rows = [run.row for run in detectors]
     write_csv(tmp_path / "rows.csv", rows)

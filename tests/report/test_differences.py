@@ -54,6 +54,25 @@ def statistics(path):
     return seed_statistics([run.row for run in read_runs([path])[0] if run.finished])
 
 
+@pytest.mark.parametrize(
+    ("data", "override"),
+    [
+        ("cifar10", {"data__val_images": 5000}),
+        ("cifar10", {"recipe__batch_norm_images": 64}),
+        ("cifar10", {"recipe__schedule__lr": 0.2}),
+        ("digits", {"recipe__iterations": 2000}),
+        ("digits", {"recipe__schedule__lr": 0.2}),
+        ("digits", {"model__init": "xavier"}),
+    ],
+)
+def test_nets_that_were_trained_in_different_ways_are_not_compared(tmp_path, data, override):
+    for seed in (0, 1):
+        write_run(tmp_path, make_config("plain", 20, seed, data), final=(4, 8 + seed))
+        other = make_config("resnet", 20, seed, data, **override)
+        write_run(tmp_path, other, final=(4, 6 + seed), name=f"resnet20-x-s{seed}")
+    assert not [line for line in statistics(tmp_path) if " minus " in line]
+
+
 def test_nets_with_several_seeds_are_compared_if_they_differ_in_one_respect(tmp_path):
     nets = [
         make_config("plain", 20),

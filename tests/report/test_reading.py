@@ -136,3 +136,13 @@ def test_each_protocol_that_a_run_was_tested_by_has_a_row(tmp_path):
         ["18.50", "5.25", "multiscale"],
         ["18.50", "5.25", "scales384"],
     ]
+
+
+def test_runs_below_a_directory_named_wandb_are_read_but_not_what_wandb_keeps_of_a_run(tmp_path):
+    root = tmp_path / "wandb" / "runs"
+    path = write_run(root, make_config(), final=(1, 2))
+    kept = path / "wandb" / "offline-run-1" / "files"
+    kept.mkdir(parents=True)
+    (kept / "config.yaml").write_text("wandb_version: 1")
+    runs, skipped = read_runs([root])
+    assert ([run.path for run in runs], skipped) == ([path], [])
