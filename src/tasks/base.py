@@ -20,7 +20,7 @@ EXAMPLES = 8  # test images in the picture that a run keeps
 
 
 class Schedule(Protocol):
-    """What a learning-rate schedule offers to a task."""
+    """What a learning-rate schedule offers to a task; it inherits what it has no use for."""
 
     def __call__(self, iteration: int) -> float:
         """Return the learning rate of iteration 0, 1, ..."""

@@ -12,9 +12,12 @@ from pydoc import locate
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from src.tasks.base import Schedule
 
 
 def reduced_lr(lr: float, gamma: float, times: int) -> float:
@@ -22,7 +25,17 @@ def reduced_lr(lr: float, gamma: float, times: int) -> float:
     return lr / (1 / gamma) ** times
 
 
-class MilestoneSchedule:
+def check_gamma(gamma: float) -> None:
+    """Check the factor by which a learning rate falls.
+
+    Raises:
+        ValueError: it is not above 0.
+    """
+    if gamma <= 0:
+        raise ValueError(f"recipe.schedule.gamma={gamma} must be above 0")
+
+
+class MilestoneSchedule(Schedule):
     """The paper's schedule: the learning rate falls at milestones, after a warm-up.
 
     A net with n >= `warmup_from_n` starts at `warmup_lr` until its training error falls below
@@ -40,6 +53,9 @@ class MilestoneSchedule:
         warmup_error: training error in percent that ends the warm-up.
         warmup_iterations: a warm-up of another kind, which detectors need: during so many
             iterations the learning rate rises linearly.
+
+    Raises:
+        ValueError: milestones that are not fractions, or a gamma that is not above 0.
     """
 
     def __init__(
@@ -54,6 +70,12 @@ class MilestoneSchedule:
         warmup_error: float,
         warmup_iterations: int = 0,
     ) -> None:
+        check_gamma(gamma)
+        if not all(0 <= fraction <= 1 for fraction in milestones):
+            raise ValueError(
+                f"recipe.schedule.milestones={list(milestones)} must be fractions of the run: 0.5 "
+                f"is iteration {iterations // 2} of {iterations}"
+            )
         self.lr, self.gamma, self.warmup_iterations = lr, gamma, warmup_iterations
         self.milestones = [round(fraction * iterations) for fraction in milestones]
         self.warmup_lr, self.warmup_error = warmup_lr, warmup_error
@@ -71,9 +93,6 @@ class MilestoneSchedule:
         """End the warm-up if the training error of the latest iterations is low enough."""
         self.warming_up = self.warming_up and error >= self.warmup_error
 
-    def on_eval_error(self, error: float) -> None:
-        """No-op: this schedule does not depend on the validation error."""
-
     def state_dict(self) -> dict[str, bool]:
         """Return the state to save in a checkpoint."""
         return {"warming_up": self.warming_up}
@@ -83,7 +102,7 @@ class MilestoneSchedule:
         self.warming_up = state["warming_up"]
 
 
-class PlateauSchedule:
+class PlateauSchedule(Schedule):
     """The learning rate falls whenever the validation error stops falling (Sec. 3.4).
 
     It has stopped falling when `patience` evaluations in a row did not improve the best error by
@@ -97,6 +116,10 @@ class PlateauSchedule:
         patience: evaluations without improvement before a reduction.
         threshold: smallest improvement that counts, in percentage points.
         max_reductions: after so many the learning rate stays; None for no limit.
+        n, iterations: not used; every schedule is given them.
+
+    Raises:
+        ValueError: a patience below 1, or a gamma that is not above 0.
     """
 
     def __init__(
@@ -106,8 +129,12 @@ class PlateauSchedule:
         patience: int,
         threshold: float,
         max_reductions: int | None = None,
-        **_unused: object,  # n and iterations, which every schedule is given
+        n: int | None = None,
+        iterations: int | None = None,
     ) -> None:
+        check_gamma(gamma)
+        if patience < 1:
+            raise ValueError(f"recipe.schedule.patience={patience} must be at least 1")
         self.lr, self.gamma, self.patience, self.threshold = lr, gamma, patience, threshold
         self.max_reductions = sys.maxsize if max_reductions is None else max_reductions
         self.best = float("inf")
@@ -117,9 +144,6 @@ class PlateauSchedule:
     def __call__(self, iteration: int) -> float:
         """Return the learning rate; it is the same for all iterations between two evaluations."""
         return reduced_lr(self.lr, self.gamma, self.reductions)
-
-    def on_train_error(self, error: float) -> None:
-        """No-op: this schedule does not depend on the training error."""
 
     def on_eval_error(self, error: float) -> None:
         """Count an evaluation, and reduce the learning rate if it is time."""
@@ -140,7 +164,7 @@ class PlateauSchedule:
         self.reductions = state["reductions"]
 
 
-class TorchSchedule:
+class TorchSchedule(Schedule):
     """A learning rate by iteration that one of torch's schedulers gives, such as a cosine.
 
     Args:
@@ -162,18 +186,9 @@ class TorchSchedule:
             self.iteration += 1
         return float(self.optimizer.param_groups[0]["lr"])
 
-    def on_train_error(self, error: float) -> None:
-        """No-op: this schedule depends on the iteration alone."""
-
-    def on_eval_error(self, error: float) -> None:
-        """No-op: this schedule depends on the iteration alone."""
-
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: a resumed run steps to its iteration again."""
         return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """No-op, as there is no state."""
 
 
 def make_schedule(options: dict[str, Any], n: int | None, iterations: int) -> Any:
@@ -189,15 +204,19 @@ def make_schedule(options: dict[str, Any], n: int | None, iterations: int) -> An
         ValueError: the scheduler needs other arguments, or more than the iteration.
     """
     target = locate(options["_target_"])
-    if not (isinstance(target, type) and issubclass(target, LRScheduler)):
-        return instantiate(options, n=n, iterations=iterations, _convert_="all")
     if target is ReduceLROnPlateau:
         raise ValueError(
-            "ReduceLROnPlateau needs an error: set "
-            "recipe.schedule._target_=src.training.lr_schedule.PlateauSchedule"
+            "ReduceLROnPlateau needs an error: set recipe=imagenet_plateau, or recipe.schedule."
+            "_target_=src.training.lr_schedule.PlateauSchedule +recipe.schedule.patience=12 "
+            "+recipe.schedule.threshold=0.1"
         )
-    arguments = {key: value for key, value in options.items() if key not in ("_target_", "lr")}
     try:
-        return TorchSchedule(options["lr"], partial(target, **arguments))
-    except TypeError as error:
-        raise ValueError(f"{error}: set its arguments with +recipe.schedule.NAME=VALUE") from error
+        if isinstance(target, type) and issubclass(target, LRScheduler):
+            given = {key: value for key, value in options.items() if key not in ("_target_", "lr")}
+            return TorchSchedule(options["lr"], partial(target, **given))
+        return instantiate(options, n=n, iterations=iterations, _convert_="all")
+    except (TypeError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, TypeError):
+            raise
+        raise ValueError(f"{cause}: set its arguments with +recipe.schedule.NAME=VALUE") from error

@@ -5,7 +5,7 @@ from hydra.utils import instantiate
 from run_comparison import assert_same_run, load_checkpoint
 
 from src.config import compose_config
-from src.training.lr_schedule import MilestoneSchedule, PlateauSchedule
+from src.training.lr_schedule import MilestoneSchedule, PlateauSchedule, make_schedule
 
 PAPER = {"iterations": 64000, "lr": 0.1, "milestones": [0.5, 0.75], "gamma": 0.1}
 WARM = {"warmup_from_n": 18, "warmup_lr": 0.01, "warmup_error": 80.0}
@@ -108,6 +108,28 @@ def test_the_learning_rate_is_reduced_at_most_so_often(max_reductions, reduction
         found.append(schedule.reductions)
         assert schedule(7) == pytest.approx(0.1 / 10 ** found[-1])
     assert found == reductions
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"milestones": [32000, 48000]}, "must be fractions of the run: 0.5 is iteration 32000"),
+        ({"milestones": [-0.5]}, "must be fractions"),
+        ({"gamma": 0.0}, "recipe.schedule.gamma=0.0 must be above 0"),
+    ],
+)
+def test_milestones_in_iterations_and_a_learning_rate_of_0_are_errors(change, message):
+    with pytest.raises(ValueError, match=message):
+        MilestoneSchedule(9, **PAPER | change, **WARM)
+
+
+def test_a_plateau_needs_one_evaluation_at_least_and_no_other_arguments():
+    with pytest.raises(ValueError, match="recipe.schedule.patience=0 must be at least 1"):
+        plateau(patience=0)
+    options = {"_target_": "src.training.lr_schedule.PlateauSchedule", "lr": 0.1, "gamma": 0.1}
+    for changed in ({}, {"patience": 2, "threshold": 0.1, "max_reduction": 3}):
+        with pytest.raises(ValueError, match="argument.*set its arguments with"):
+            make_schedule(options | changed, n=None, iterations=100)
 
 
 @pytest.mark.parametrize(
