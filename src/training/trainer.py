@@ -125,7 +125,9 @@ def fit(run_dir: RunDir, callbacks: Sequence[Callback] = ()) -> None:
                 senders.enter_context(sender)
             with report_lost_process(trainer):
                 trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            if split == "val" or trainer.precision != "32-true":
+            # A run that was killed after its last checkpoint has not evaluated in this process.
+            evaluated = split == "test" and own.metrics.row
+            if not evaluated or trainer.precision != "32-true":
                 metrics = evaluate_final_weights(trainer, module, data)
             else:  # the last row has them already
                 metrics = {}

@@ -1,4 +1,4 @@
-"""What every task on images with objects tells its learning-rate schedule."""
+"""What tasks on images with objects share: what a schedule is told, and how a run is finished."""
 
 from types import SimpleNamespace
 
@@ -23,3 +23,23 @@ def test_the_schedule_is_told_an_error_which_is_100_if_nothing_was_evaluated(
     module.on_evaluated({metric: 30.0})
     module.on_evaluated({})
     assert told == errors
+
+
+@pytest.mark.parametrize("options", [DETECTION, SEGMENTATION, LOCALIZATION])
+def test_a_run_that_could_not_write_its_picture_is_finished_by_the_same_command(
+    tiny, monkeypatch, options
+):
+    def fail(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr("src.tasks.pictures.atomic_write", fail)
+        with pytest.raises(OSError, match="no space left"):
+            tiny(*options)
+    run_dir = tiny(*options)
+    assert (run_dir.path / "examples.png").exists()
+    last = run_dir.rows()[-1]
+    metrics = {key.replace("/", "_"): x for key, x in last.items() if key.startswith("test/")}
+    assert metrics.items() <= run_dir.summary.items()
+    (per_class,) = [v for k, v in run_dir.summary.items() if k.endswith("_per_class")]
+    assert per_class

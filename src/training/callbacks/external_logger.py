@@ -85,7 +85,7 @@ class ExternalLogger(RowSender):
 
     def __exit__(self, _: object, error: BaseException | None, *__: object) -> None:
         """Send what is left, with the results of a finished run, and close the logger."""
-        self.follow_checkpoint()
+        self.send_rest()
         if self.logger is None or self.failed:
             return
         with self.report_failure():

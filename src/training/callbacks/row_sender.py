@@ -83,6 +83,19 @@ class RowSender(RunCallback):
             self.covered = self.checkpointing.saved_iteration
             self.send_covered_rows()
 
+    def send_rest(self) -> None:
+        """Send what is left: of a finished run all rows, which no checkpoint needs to cover.
+
+        The process that finishes a run may have trained no iteration of it, and not have started.
+        """
+        if self.run_dir.summary is None:
+            self.follow_checkpoint()
+            return
+        self.covered = math.inf
+        if not self.is_open and not self.failed:
+            self.start()
+        self.send_covered_rows()
+
     def send_covered_rows(self) -> None:
         """Send the rows of metrics.csv that a checkpoint covers and that were not sent."""
         for row in self.run_dir.rows():

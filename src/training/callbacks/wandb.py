@@ -195,7 +195,7 @@ class WandbRun(RowSender):
     def finish(self, exit_code: int, preempted: bool = False) -> None:
         """Close the W&B run, with the results if there are any."""
         self.start()  # a run that failed before training shows at least how it ended
-        self.follow_checkpoint()
+        self.send_rest()
         if self.run is not None:
             with self.report_failure():
                 results = self.run_dir.summary or {}

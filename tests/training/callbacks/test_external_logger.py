@@ -12,6 +12,7 @@ from interruptible_run import InterruptibleRun
 from pytorch_lightning import Callback
 
 from src.runs import loggers
+from src.runs.run_dir import RunDir
 from src.training.callbacks.external_logger import without_prompts
 from src.training.callbacks.preemption import Interrupted
 
@@ -113,6 +114,21 @@ def test_without_a_checkpoint_nothing_is_sent(tiny, tiny_until):
     run_dir = tiny(*OWN, rare)
     assert rows_of(received(run_dir)) == run_dir.rows()  # none of them twice
     assert received(run_dir, "config") == ["resnet"]
+
+
+def test_the_process_that_only_writes_the_summary_sends_the_results(tiny, monkeypatch):
+    def fail(*_):
+        raise OSError("no space left")
+
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(RunDir, "write_summary", fail)
+        with pytest.raises(OSError, match="no space left"):
+            tiny(*OWN)
+    run_dir = tiny(*OWN)
+    rows = received(run_dir)
+    assert rows_of(rows) == run_dir.rows()
+    assert rows[-1]["summary/test_error"] == run_dir.summary["test_error"]
+    assert received(run_dir, "status") == ["failed", "success"]
 
 
 def test_a_logger_that_fails_is_reported_once_and_the_run_continues(tiny, capsys):
