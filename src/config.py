@@ -42,6 +42,8 @@ ACCEPTED = {
     "trainer.deterministic": bool | str,
     "trainer.precision": int | str,
 }
+# Lightning's short names: one precision is one run.
+PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 AT_LEAST_ONE = ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every")
 MINIMUM = dict.fromkeys(AT_LEAST_ONE, 1) | {"precise_bn_batches": 0}
 
@@ -97,6 +99,8 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
             "model=custom needs model._target_=FUNCTION, such as torchvision.models.resnet18, and "
             "its arguments, such as +model.num_classes=10"
         )
+    precision = str(values["trainer"]["precision"])
+    values["trainer"]["precision"] = PRECISIONS.get(precision, precision)
     if "protocol" in values:
         values["protocol"] = join_protocol(values["protocol"])
     if config_name == "train":

@@ -46,10 +46,15 @@ def main() -> None:
     parser.add_argument("-o", dest="out", type=Path, help="also write the table to this CSV file")
     options = parser.parse_args()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        rows = measure_nets(options.nets or [path.stem for path in (CONF / "model").glob("*.yaml")])
+        rows = measure_nets(options.nets or own_nets())
     if options.out:
         write_csv(options.out, rows)
     print(nets_table(rows), EXPLANATION, compare_kernel_sizes(channels=512), sep="\n\n")
+
+
+def own_nets() -> list[str]:
+    """Return the names of all nets of conf/model; `custom` stands for those of others."""
+    return [path.stem for path in (CONF / "model").glob("*.yaml") if path.stem != "custom"]
 
 
 def measure_nets(names: Sequence[str]) -> list[Row]:
@@ -57,7 +62,12 @@ def measure_nets(names: Sequence[str]) -> list[Row]:
 
     Returns:
         One row for each net, by image size and family, shallow nets first.
+
+    Raises:
+        ValueError: A net has no file.
     """
+    if "custom" in names:
+        raise ValueError("custom stands for a net without a file: name a file of conf/model")
     # Not by read_csv, which makes numbers of them: 25.0 would lose the decimal that is printed.
     lines = csv.DictReader(PAPER_COMPLEXITY.read_text().splitlines())
     paper = {line["net"]: line for line in lines}

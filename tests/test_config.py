@@ -64,6 +64,17 @@ def test_an_experiment_is_overridden_by_the_command_line_alone():
     assert config["choices"]["experiment"] == "digits_depth"
 
 
+@pytest.mark.parametrize(
+    ("short", "name"),
+    [("32", "32-true"), ("16", "16-mixed"), ("bf16", "bf16-mixed"), ("64", "64-true")],
+)
+def test_the_short_names_of_a_precision_are_the_same_run(find, short, name):
+    """Otherwise trainer.precision=32 would be another run, and on a GPU not float32 but TF32."""
+    run_dir = find(f"trainer.precision={short}")
+    assert run_dir.config["trainer"]["precision"] == name
+    assert run_dir.path == find(f"trainer.precision={name}").path
+
+
 def test_a_run_directory_has_the_resolved_precision(find):
     auto = find("trainer.precision=auto", "trainer.accelerator=cpu")
     precision = auto.config["trainer"]["precision"]

@@ -19,6 +19,7 @@ from src.summary import (
     main,
     measure_nets,
     nets_table,
+    own_nets,
     rounds_to,
 )
 
@@ -139,3 +140,9 @@ def test_old_command_names_the_new_one(capsys):
         runpy.run_module("src.nets", run_name="__main__")
     assert exit_info.value.code == 2
     assert "is now python -m src.summary" in capsys.readouterr().err
+
+
+def test_all_nets_with_a_file_are_measured_by_default():
+    assert sorted([*own_nets(), "custom"]) == sorted(NAMES)
+    with pytest.raises(ValueError, match="name a file of conf/model"):
+        measure_nets(["custom"])

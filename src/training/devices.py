@@ -12,13 +12,24 @@ def count_devices(devices: int | str | list[int]) -> float:
     Args:
         devices: their number, a list of their indices, or one of these as a string; -1 and `auto`
             ask for all.
+
+    Raises:
+        ValueError: it is none of these.
     """
-    if isinstance(devices, list):
-        return len(devices)
     if devices in ("auto", -1, "-1"):
         return math.inf
-    indices = str(devices).split(",")
-    return len(indices) if len(indices) > 1 else int(devices)
+    if isinstance(devices, list) or "," in str(devices):
+        indices = devices if isinstance(devices, list) else str(devices).rstrip(",").split(",")
+        count = len(indices)
+        is_valid = all(str(index).isdecimal() for index in indices)
+    else:
+        is_valid = str(devices).isdecimal()
+        count = int(devices) if is_valid else 0
+    if not is_valid or not count:
+        raise ValueError(
+            f"trainer.devices={devices} must be a number from 1 on, a list of indices, or auto"
+        )
+    return count
 
 
 def find_slots(accelerator: str, jobs_per_device: int) -> tuple[list[str], int]:

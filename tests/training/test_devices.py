@@ -17,6 +17,8 @@ from src.training.devices import count_devices, find_slots
         ([0], 1),
         ([0, 3], 2),
         ("0,3", 2),
+        ([3], 1),
+        ("3,", 1),
         ("auto", math.inf),
         (-1, math.inf),
         ("-1", math.inf),
@@ -24,6 +26,12 @@ from src.training.devices import count_devices, find_slots
 )
 def test_devices_are_counted_in_each_of_lightnings_ways_to_write_them(devices, expected):
     assert count_devices(devices) == expected
+
+
+@pytest.mark.parametrize("devices", [0, "0", [], "abc", "0,x", -2, ""])
+def test_devices_that_there_cannot_be_are_refused(devices):
+    with pytest.raises(ValueError, match=r"must be a number from 1 on, a list of indices, or auto"):
+        count_devices(devices)
 
 
 def test_the_slots_share_the_cpu_cores(monkeypatch):
