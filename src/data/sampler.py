@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Batch = tuple[Tensor, Tensor]  # images and labels
 # What the seed is used for; each use has its own generators, so that none disturbs another.
-SPLIT, ORDER, AUGMENTATION = range(3)
+SPLIT, ORDER, AUGMENTATION, STEP = range(4)
 
 
 def rng_for(seed: int, *key: int) -> np.random.Generator:

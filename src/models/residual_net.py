@@ -49,6 +49,7 @@ class ResidualNet(nn.Module):
         region_channels: Number of `region_features`.
         last_channels: Channels of `last_map`.
         last_stride: Pixels of the image for each step on `last_map`.
+        depth: Number of layers with weights from image to scores; projections do not count.
     """
 
     activation_checkpointing = False
@@ -101,6 +102,7 @@ class ResidualNet(nn.Module):
         self.fc: nn.Module = nn.Linear(channels, num_classes)
         replace_batch_norm(self, norm)
         initialize((layer for layer in self.modules() if isinstance(layer, nn.Conv2d)), init)
+        self.depth = len(weighted_layers(self))  # also when the classifier is removed
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the class scores."""
@@ -155,8 +157,3 @@ class ResidualNet(nn.Module):
         """
         for block in self.blocks():
             block.compile(**options)
-
-    @property
-    def depth(self) -> int:
-        """Number of layers with weights from image to scores; projections do not count."""
-        return len(weighted_layers(self))

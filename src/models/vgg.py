@@ -45,6 +45,7 @@ class VGG(nn.Module):
     Attributes:
         shared_channels, shared_stride, region_size, region_channels, last_channels, last_stride:
             As in `ResidualNet`.
+        depth: Number of layers with weights from image to scores (Table 1).
     """
 
     activation_checkpointing = False
@@ -84,7 +85,9 @@ class VGG(nn.Module):
         self.shared_stride = self.last_stride = 2 ** (len(widths) - 1)
         self.region_channels = fc_width
 
-        initialize(weighted_layers(self).values(), init)
+        layers = weighted_layers(self)
+        self.depth = len(layers)  # also when the classifier is removed
+        initialize(layers.values(), init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the class scores."""
@@ -136,11 +139,6 @@ class VGG(nn.Module):
             self.classifier[-1] = nn.Identity()
         else:
             self.classifier = nn.Sequential()
-
-    @property
-    def depth(self) -> int:
-        """Number of layers with weights from image to scores (Table 1)."""
-        return len(weighted_layers(self))
 
 
 def vgg(

@@ -11,7 +11,9 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
 
+from src.data.sampler import STEP, rng_for
 from src.runs.run_dir import RunDir
 
 Metrics = dict[str, float]
@@ -38,6 +40,16 @@ class Schedule(Protocol):
         """Restore the state of `state_dict`."""
 
 
+def gather(value: Tensor, group: Any = None) -> list[Tensor]:
+    """Return a value of each process, as torchmetrics asks for it.
+
+    NCCL gathers from GPUs alone, but Lightning moves a module to the CPU at the end of a test,
+    before its metrics are computed.
+    """
+    own = value.cuda() if torch.distributed.get_backend(group) == "nccl" else value
+    return [part.to(value.device) for part in gather_all_tensors(own, group)]
+
+
 class Meter(Metric):
     """Sums over the images since the last reset, kept on the device.
 
@@ -46,7 +58,7 @@ class Meter(Metric):
     """
 
     def __init__(self, **sums: Tensor) -> None:
-        super().__init__(compute_with_cache=False)
+        super().__init__(compute_with_cache=False, dist_sync_fn=gather)
         self.sums = tuple(sums)
         for name, zeros in sums.items():
             self.add_state(name, zeros, dist_reduce_fx="sum")
@@ -67,6 +79,7 @@ class Task(LightningModule):
         train_meter: sums of what is measured in training.
         optimizer: makes an optimizer from parameters and a first learning rate.
         schedule: gives the learning rate of each iteration.
+        seed: seed of the run, for what a step draws at random; None if it draws nothing.
 
     Attributes:
         train_metrics: the names of the metrics of training, as they are in metrics.csv after
@@ -90,8 +103,10 @@ class Task(LightningModule):
         train_meter: Meter,
         optimizer: Callable[..., Optimizer] | None = None,
         schedule: Schedule | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
+        self.seed = seed
         self.depth: int | None = getattr(net, "depth", None)
         self.net = net.to(memory_format=torch.channels_last)
         if optimizer and schedule:  # without them a net can only be evaluated
@@ -168,6 +183,12 @@ class Task(LightningModule):
         """
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = float(np.float32(lr))
+
+    def seed_step(self, iteration: int) -> None:
+        """Seed the global generator for a step, or a resumed run would draw other numbers."""
+        if self.seed is not None:
+            rng = rng_for(self.seed, STEP, iteration, self.global_rank)
+            torch.manual_seed(int(rng.integers(2**63)))
 
     def on_validation_start(self) -> None:
         """Give all ranks the batch norm statistics of rank 0, which a checkpoint saves.

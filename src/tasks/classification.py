@@ -67,6 +67,7 @@ class Classifier(Task):
         schedule: gives the learning rate of each iteration.
         augment: turns the tensors of a training batch, as the loader yields it, into images and
             labels. It is part of the training step.
+        seed: seed of the run, for a net that draws random numbers, as dropout does.
     """
 
     train_metrics = eval_metrics = ("loss", "error", "error_top5")
@@ -77,13 +78,15 @@ class Classifier(Task):
         optimizer: Callable[..., Optimizer] | None = None,
         schedule: Schedule | None = None,
         augment: Callable[..., Batch] = lambda images, labels: (images, labels),
+        seed: int | None = None,
     ) -> None:
-        super().__init__(net, ErrorMeter(), optimizer, schedule)
+        super().__init__(net, ErrorMeter(), optimizer, schedule, seed)
         self.augment, self.eval_meter = augment, ErrorMeter()
 
     @with_fixed_signature
-    def training_step(self, batch: tuple[Tensor, ...], _: int) -> Tensor | None:
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> Tensor | None:
         """Return the loss of a batch."""
+        self.seed_step(index)
         return self.measure(self.train_meter, self.augment(*batch))
 
     def validation_step(self, batch: Batch, _: int) -> None:

@@ -10,10 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.data.object_data import ObjectData
-from src.data.sampler import rng_for
 from src.tasks.base import Meter, Metrics, Schedule, Summary, Task
-
-SAMPLING = 3  # the use of the seed, next to those of src/data/sampler.py
 
 
 class LossMeter(Meter):
@@ -65,12 +62,12 @@ class ObjectTask(Task):
         optimizer: Callable[..., Optimizer] | None = None,
         schedule: Schedule | None = None,
     ) -> None:
-        super().__init__(net, LossMeter(len(self.train_metrics)), optimizer, schedule)
+        super().__init__(net, LossMeter(len(self.train_metrics)), optimizer, schedule, seed)
         net.remove_classifier(self.uses_regions)  # type: ignore[operator]
         assert data.std is not None
         self.register_buffer("mean", data.mean[:, None, None])
         self.register_buffer("std", data.std[:, None, None])
-        self.classes, self.seed, self.frozen = data.classes, seed, frozen
+        self.classes, self.frozen = data.classes, frozen
         self.train()
 
     def train(self, mode: bool = True) -> Self:
@@ -83,11 +80,6 @@ class ObjectTask(Task):
     def normalized(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Return images uint8 [3, H, W] as the net takes them."""
         return [(image - self.mean) / self.std for image in images]
-
-    def seed_step(self, iteration: int) -> None:
-        """Seed the global generator for a step, or a resumed run would draw other numbers."""
-        rng = rng_for(self.seed, SAMPLING, iteration, self.global_rank)
-        torch.manual_seed(int(rng.integers(2**63)))
 
     @abstractmethod
     def test_results(self, metrics: Mapping[str, float | None]) -> Summary:

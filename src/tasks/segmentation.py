@@ -17,7 +17,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from src.data.examples import IGNORED, ObjectBatch
 from src.data.object_data import ObjectData
 from src.runs.run_dir import RunDir
-from src.tasks.base import EXAMPLES, Metrics, Summary
+from src.tasks.base import EXAMPLES, Metrics, Summary, gather
 from src.tasks.object_task import ObjectTask
 from src.tasks.pictures import draw_mask, write_pictures
 
@@ -54,7 +54,7 @@ class Segmenter(ObjectTask):
         num_classes = 1 + len(data.classes)  # the background is label 0
         self.head = FCNHead(net.last_channels, num_classes)
         self.confusion = MulticlassConfusionMatrix(
-            num_classes, ignore_index=IGNORED, validate_args=False
+            num_classes, ignore_index=IGNORED, validate_args=False, dist_sync_fn=gather
         )
 
     def forward(self, images: Tensor) -> Tensor:

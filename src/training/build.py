@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from hydra.utils import get_class, instantiate
 from pytorch_lightning import Trainer, seed_everything
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.data.image_datamodule import ImageDataModule
 from src.data.object_data import ObjectData
@@ -33,7 +33,10 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     if not classifies:
         check_task_execution(config, trainer)
     checkpointing = config["activation_checkpointing"]
-    mode = resolve_compile(config["compile"], trainer, checkpointing) if classifies else "none"
+    optimizer = recipe["optimizer"]["_target_"]
+    mode = "none"
+    if classifies:
+        mode = resolve_compile(config["compile"], trainer, checkpointing, optimizer)
     seed_everything(seed, verbose=False)
     net = build_net(config, trainer.world_size)
     if "inductor" in mode:
@@ -62,10 +65,16 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     def augment(*batch: Tensor) -> Batch:
         return trainer.precision_plugin.convert_input(data.augment(*batch))
 
+    options = training | {"augment": augment, "seed": seed if draws_numbers(net) else None}
     if mode == "none":
-        return Classifier(net, **training, augment=augment), data
-    use_graph = "cudagraph" in mode
-    return CapturedStepClassifier(net, **training, augment=augment, use_graph=use_graph), data
+        return Classifier(net, **options), data
+    return CapturedStepClassifier(net, **options, use_graph="cudagraph" in mode), data
+
+
+def draws_numbers(net: nn.Module) -> bool:
+    """Return whether a net may draw numbers in training: by dropout, or in the code of others."""
+    ours = type(net).__module__.startswith("src.")
+    return not ours or any(isinstance(module, nn.Dropout) for module in net.modules())
 
 
 def build_net(config: dict[str, Any], world_size: int) -> Any:

@@ -21,10 +21,22 @@ GRADIENT_HOOKS = (
 MODES = ("auto", "none", "cudagraph", "inductor", "inductor+cudagraph")
 
 
-def resolve_compile(mode: str, trainer: Trainer, activation_checkpointing: bool = False) -> str:
+def resolve_compile(
+    mode: str,
+    trainer: Trainer,
+    activation_checkpointing: bool = False,
+    optimizer: str = "torch.optim.SGD",
+) -> str:
     """Replace `auto` by `cudagraph` on one GPU and by `none` elsewhere; keep other modes.
 
-    A setting that a captured step would ignore replaces every mode by `none`, with a message.
+    A setting that a captured step would ignore replaces every mode by `none`, with a message. So
+    does, with a graph, any other optimizer than SGD: most cannot be captured as they are.
+
+    Args:
+        mode: One of `MODES`.
+        trainer: Lightning's Trainer of the run.
+        activation_checkpointing: Whether the net uses it.
+        optimizer: The name of the optimizer's class.
 
     Raises:
         ValueError: the mode is unknown, or cannot be combined with the other values.
@@ -47,6 +59,9 @@ def resolve_compile(mode: str, trainer: Trainer, activation_checkpointing: bool 
     ignored = ignored_settings(trainer)
     if ignored and mode != "none":
         print(f"compile=none instead of {mode}, which would ignore {', '.join(ignored)}")
+        return "none"
+    if "cudagraph" in mode and optimizer != "torch.optim.SGD":
+        print(f"compile=none instead of {mode}, which captures torch.optim.SGD, not {optimizer}")
         return "none"
     return mode
 
@@ -145,8 +160,9 @@ class CapturedStepClassifier(Classifier):
             group["lr"].fill_(lr)
 
     @with_fixed_signature
-    def training_step(self, batch: tuple[Tensor, ...], _: int) -> None:
+    def training_step(self, batch: tuple[Tensor, ...], index: int) -> None:
         """Train on a batch; no loss is returned, so Lightning runs no backward pass of its own."""
+        self.seed_step(index)  # a graph takes the state of the generator when it is replayed
         self.step(*batch)
 
     def optimizer_zero_grad(self, *_: object) -> None:

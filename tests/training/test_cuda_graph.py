@@ -46,6 +46,17 @@ def test_auto_is_a_cuda_graph_on_one_gpu_only(mode, device, world_size, expected
 
 
 @pytest.mark.parametrize(
+    ("mode", "expected"), [("auto", "none"), ("cudagraph", "none"), ("inductor", "inductor")]
+)
+def test_only_sgd_is_captured(mode, expected, capsys):
+    """Adam, for one, raises in a capture unless it was made with `capturable`."""
+    trainer = trainer_on("cuda", 1)
+    assert resolve_compile(mode, trainer, False, "torch.optim.AdamW") == expected
+    captures = "compile=none instead of cudagraph, which captures torch.optim.SGD, not torch.optim."
+    assert capsys.readouterr().out == ("" if mode == "inductor" else f"{captures}AdamW\n")
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (
