@@ -15,6 +15,7 @@ from data.images_on_disk import make_folders
 from fake_wandb_server import KEY, OfflineRun
 from hydra.utils import instantiate
 from safetensors.torch import save_file
+from torch import nn
 
 from src import train
 from src.cli import format_error, is_user_error
@@ -108,7 +109,7 @@ def test_malicious_weights_are_refused_and_do_nothing(malice, tmp_path, record_p
     record_property("tried", len(writers))
     for write in writers:
         write()
-        message = refusal(read_weights, weights)
+        message = refusal(read_weights, weights, nn.Linear(1, 1))
         assert message.startswith(f"{weights} is ")
         assert "tensors" in message
 

@@ -176,7 +176,7 @@ def load_nets(
     for config in nets:
         # "all" turns OmegaConf's lists and dicts into Python's, which nets may keep and save.
         net = instantiate(config["model"], _convert_="all")
-        load_weights(net, read_weights(Path(config["weights"])))
+        load_weights(net, read_weights(Path(config["weights"]), net))
 
         key = str((config["data"], config["seed"]))
         if key not in modules:

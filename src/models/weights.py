@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 # DataParallel prepends `module.` to the names, our LightningModule `net.`, that of others `model.`.
-FOREIGN_PREFIXES = r"^((module|model)\.)+"
-PREFIXES = r"^((module|model|net)\.)+"
+OUR_PREFIX = "net."
+PREFIX = re.compile(r"^(module|model|net)\.")
 # What files of these formats need besides the packages of a plain installation.
 PACKAGES = {".safetensors": ("safetensors",), ".onnx": ("onnx", "onnxscript")}
 INSTALL_PACKAGES = "uv pip install --python .venv/bin/python --group export"
@@ -46,14 +46,15 @@ def read_metadata(path: Path) -> dict[str, Any]:
     return {key: json.loads(text) if text[:1] in "[{" else text for key, text in texts.items()}
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read the state dict in a file.
+def read_weights(path: Path, net: nn.Module) -> dict[str, Tensor]:
+    """Read the state dict in a file, by the names that a net gives its layers.
 
     Names that others use for the same layers are accepted, with a message.
 
     Args:
         path: A .safetensors file, or one that torch.save wrote. The state dict may be bare or
             under the key `state_dict`, as in a checkpoint of Lightning.
+        net: The net that the weights are for; it stays as it is.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -79,7 +80,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         ) from error
 
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    state = _with_our_names(state, path)
+    state = _with_names_of(net, state, path)
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"{path} holds no state dict, that is, a dict from names to tensors, bare or under "
@@ -88,16 +89,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return state
 
 
-def _with_our_names(state: dict[Any, Any], path: Path) -> dict[str, Any]:
-    """Return a state dict under the names that our nets, and torchvision's, give their layers."""
-    names = {key: re.sub(PREFIXES, "", str(key)) for key in state}
-    aliases = {key: re.sub(r"^linear\.", "fc.", name) for key, name in names.items()}
-    foreign = {
-        f"{name} as {aliases[key]}" for key, name in names.items() if aliases[key] != name
-    } | {f"{match[0]}*" for key in state if (match := re.match(FOREIGN_PREFIXES, str(key)))}
-    if foreign:
-        print(f"{path}: accepted {', '.join(sorted(foreign))}", flush=True)
-    return {aliases[key]: value for key, value in state.items()}
+def _with_names_of(net: nn.Module, state: dict[Any, Any], path: Path) -> dict[str, Any]:
+    """Return a state dict by the names that a net, or torchvision, gives its layers."""
+    known = net.state_dict().keys()
+    renamed, accepted = {}, set()
+    for key, value in state.items():
+        names = [str(key)]
+        while PREFIX.match(names[-1]):
+            names.append(PREFIX.sub("", names[-1]))
+        # A net may itself have a layer named `model` or `linear`, so its own names come first.
+        bare = next((name for name in names if name in known), names[-1])
+        name = bare if bare in known else re.sub(r"^linear\.", "fc.", bare)
+        renamed[name] = value
+        if name != bare:
+            accepted.add(f"{bare} as {name}")
+        if (prefix := names[0].removesuffix(bare)) not in ("", OUR_PREFIX):
+            accepted.add(f"{prefix}*")
+    if accepted:
+        print(f"{path}: accepted {', '.join(sorted(accepted))}", flush=True)
+    return renamed
 
 
 def hash_weights(net: nn.Module) -> str:

@@ -172,7 +172,7 @@ def start_from_weights(path: Path, net: Any, data: ObjectData, regions: bool) ->
         raise ValueError(
             f"{path} is of a net that takes images as BGR: use it for task=classification"
         )
-    load_backbone(net, read_weights(path), regions)
+    load_backbone(net, read_weights(path, net), regions)
     if "mean" in metadata:
         data.mean, data.std = (
             torch.tensor(metadata[key]).reshape(3, -1).mean(1) for key in ("mean", "std")

@@ -55,7 +55,7 @@ def test_state_dicts_are_read_bare_nested_and_with_prefixes(net, tmp_path, wrap)
     torch.manual_seed(1)
     other = resnet(1, "B", 10, "he_fan_in")
     assert not has_weights(other, net.state_dict())
-    load_weights(other, read_weights(tmp_path / "weights.pt"))
+    load_weights(other, read_weights(tmp_path / "weights.pt", other))
     assert has_weights(other, net.state_dict())
 
 
@@ -64,12 +64,29 @@ def test_names_of_others_are_accepted_with_a_message_and_our_own_without(net, tm
     path = tmp_path / "weights.pt"
     state = {f"module.{key}".replace("fc.", "linear."): v for key, v in net.state_dict().items()}
     torch.save({"state_dict": state}, path)
-    read_weights(path)
+    read_weights(path, net)
     expected = "accepted linear.bias as fc.bias, linear.weight as fc.weight, module.*"
     assert capsys.readouterr().out == f"{path}: {expected}\n"
     torch.save({"state_dict": {f"net.{key}": v for key, v in net.state_dict().items()}}, path)
-    read_weights(path)
+    read_weights(path, net)
     assert capsys.readouterr().out == ""
+
+
+class Wrapper(nn.Module):
+    """A net whose own layers have the names of prefixes and of an alias."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.model, self.linear = nn.Linear(2, 3), nn.Linear(3, 4), nn.Linear(4, 5)
+
+
+@pytest.mark.parametrize("prefix", ["", "net.", "module."])
+def test_a_net_whose_layers_have_such_names_keeps_them(tmp_path, prefix):
+    torch.manual_seed(0)
+    net, other = Wrapper(), Wrapper()
+    torch.save({f"{prefix}{key}": v for key, v in net.state_dict().items()}, tmp_path / "w.pt")
+    load_weights(other, read_weights(tmp_path / "w.pt", other))
+    assert has_weights(other, net.state_dict())
 
 
 def randomized(name):
@@ -201,7 +218,7 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"conv1.weight": Malice()}, "weights.pt")
     with pytest.raises(ValueError, match="damaged or contains more than tensors"):
-        read_weights(tmp_path / "weights.pt")
+        read_weights(tmp_path / "weights.pt", nn.Linear(1, 1))
     assert not (tmp_path / "harm").exists()
 
 
@@ -209,7 +226,7 @@ def test_a_malicious_file_is_refused_and_does_nothing(tmp_path, monkeypatch):
 def test_files_without_weights_are_refused(tmp_path, record_property):
     record_property("tried", 5)
     with pytest.raises(FileNotFoundError, match="there is no file"):
-        read_weights(tmp_path / "none.pt")
+        read_weights(tmp_path / "none.pt", nn.Linear(1, 1))
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "empty.pt").write_bytes(b"")
     torch.save(torch.zeros(3), tmp_path / "tensor.pt")
@@ -218,7 +235,7 @@ def test_files_without_weights_are_refused(tmp_path, record_property):
     matches = {"text": damaged, "empty": damaged, "tensor": "state dict", "epoch": "state dict"}
     for name, match in matches.items():
         with pytest.raises(ValueError, match=match):
-            read_weights(tmp_path / f"{name}.pt")
+            read_weights(tmp_path / f"{name}.pt", nn.Linear(1, 1))
 
 
 def test_the_hash_of_weights_depends_on_their_values_not_on_their_memory(net):
@@ -239,7 +256,7 @@ def test_an_exported_safetensors_file_is_read_unchanged(net, tmp_path):
     )
     torch.manual_seed(1)
     other = resnet(1, "B", 10, "he_fan_in")
-    load_weights(other, read_weights(tmp_path / "net.safetensors"))
+    load_weights(other, read_weights(tmp_path / "net.safetensors", other))
     assert has_weights(other, net.state_dict())
 
 
@@ -248,7 +265,7 @@ def test_a_damaged_safetensors_file_is_refused(tmp_path, content):
     path = tmp_path / "net.safetensors"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"net.safetensors is damaged .* saved by safetensors"):
-        read_weights(path)
+        read_weights(path, net)
 
 
 def test_a_missing_safetensors_package_is_reported_with_the_command_to_install_it(
@@ -258,7 +275,7 @@ def test_a_missing_safetensors_package_is_reported_with_the_command_to_install_i
     monkeypatch.setattr("src.models.weights.find_spec", lambda name: None)
     message = ".safetensors files need safetensors: uv pip install .*--group export"
     with pytest.raises(ValueError, match=message):
-        read_weights(tmp_path / "net.safetensors")
+        read_weights(tmp_path / "net.safetensors", nn.Linear(1, 1))
 
 
 @torch.no_grad()
@@ -339,7 +356,7 @@ def test_the_config_of_the_authors_released_net_gives_its_scores(tmp_path):
     command = [f"{key}={values.get(key, value)}" for key, value in (s.split("=") for s in command)]
     config = compose("evaluate", [*command, f"data.root={root}", "data.num_workers=0"])
     net = instantiate(config.model, _convert_="all").eval()
-    load_weights(net, read_weights(Path(config.weights)))
+    load_weights(net, read_weights(Path(config.weights), net))
     data = instantiate(config.data, seed=0, _convert_="all")
     data.prepare_data()
     data.setup()

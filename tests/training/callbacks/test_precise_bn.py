@@ -31,7 +31,7 @@ def averages_by_hand(run_dir, iterations, shares=1):
     """
     config = run_dir.config
     net = instantiate(config["model"], _convert_="all").to(memory_format=torch.channels_last)
-    load_weights(net, read_weights(run_dir.last_checkpoint))
+    load_weights(net, read_weights(run_dir.last_checkpoint, net))
     recipe = config["recipe"]
     stream = {"batch_size": recipe["batch_size"], "iterations": recipe["iterations"]}
     data = instantiate(config["data"], seed=0, **stream, _convert_="all")
@@ -62,7 +62,8 @@ def averages_by_hand(run_dir, iterations, shares=1):
 
 def averages(run_dir):
     """Return the batch norm statistics in the last checkpoint of a run."""
-    weights = read_weights(run_dir.last_checkpoint)
+    net = instantiate(run_dir.config["model"], _convert_="all")
+    weights = read_weights(run_dir.last_checkpoint, net)
     return {key: value for key, value in weights.items() if key.endswith(STATISTICS)}
 
 
