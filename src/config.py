@@ -1,5 +1,6 @@
 """Compose and validate configs with Hydra, and find the run directory that belongs to one."""
 
+import re
 from inspect import signature
 from pathlib import Path
 from pydoc import locate
@@ -42,6 +43,9 @@ ACCEPTED = {
     "trainer.deterministic": bool | str,
     "trainer.precision": int | str,
 }
+# Groups whose keys are all in the files; +KEY=VALUE adds arguments elsewhere. The learning rate is
+# one of the schedule.
+CLOSED_GROUPS = re.compile(r"sweep\.|recipe\.(?!(optimizer|schedule)\.)|recipe\.optimizer\.lr$")
 # Lightning's short names: one precision is one run.
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
 AT_LEAST_ONE = ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every")
@@ -92,7 +96,7 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     given = [f"{name}={choices[name]}" for name in ("model", "data", "task") if name in choices]
     usual = compose(config_name, given)
     values, defaults = to_dict(config), to_dict(usual)
-    _check_values(values, defaults)
+    _check_values(values, defaults, choices)
     _check_task(values, choices)
     if values["model"]["_target_"] == "???":
         raise ValueError(
@@ -135,15 +139,16 @@ def _check_task(values: dict[str, Any], choices: dict[str, str]) -> None:
     labels = "localization" if task == "rcnn" else task
     tasks = values["data"].get("tasks", ["classification"])
     if labels not in tasks:
-        raise ValueError(
-            f"data={choices['data']} has no labels for {labels}: set task={' or task='.join(tasks)}"
-        )
+        problem = f"data={choices['data']} has no labels for {labels}"
+        if "recipe" not in values:
+            raise ValueError(f"{problem}: evaluate a run with run=DIRECTORY")
+        raise ValueError(f"{problem}: set task={' or task='.join(tasks)}")
     if "localizer" in values and (task == "rcnn") != bool(values["localizer"]):
         raise ValueError("task=rcnn alone needs localizer=RUN, the run directory of a localizer")
     if values.get("weights") and task == "classification" and "recipe" in values:
         raise ValueError(
-            "weights= is what task=detection and task=segmentation start from: to evaluate "
-            "weights, python -m src.evaluate weights=FILE"
+            "only tasks other than classification start from weights=: to evaluate a file, python "
+            "-m src.evaluate weights=FILE"
         )
 
 
@@ -186,12 +191,16 @@ def _leave_out_arguments(recipe: dict[str, Any], file_values: dict[str, Any]) ->
                 del options[key]
 
 
-def _check_values(values: dict[str, Any], defaults: dict[str, Any]) -> None:
+def _check_values(
+    values: dict[str, Any], defaults: dict[str, Any], choices: dict[str, str]
+) -> None:
     flat_defaults = flatten(defaults)
+    known = {**flat_defaults, **file_defaults("recipe", choices.get("recipe", ""))}
     groups = {group: key for key in flat_defaults for group in parents(key)}
     for key, value in flatten(values).items():
         answer = explain_word(f"{key}={value}")
-        if key.partition(".")[0] not in defaults:
+        unread = CLOSED_GROUPS.match(key) and key not in known
+        if key.partition(".")[0] not in defaults or unread:
             raise ValueError(answer or f"there is no key {key}; --help lists all keys")
         if (key in groups or flat_defaults.get(key) == {}) and not isinstance(value, dict):
             example = groups.get(key, f"{key}.NAME")

@@ -1,5 +1,6 @@
 """Evaluate nets: `python -m src.evaluate run=runs/cifar10/resnet56-s0`; see --help."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from src.cli import catch_user_errors, run_entry_point
 from src.config import CONF, compose_config, resolve
 from src.runs.config_files import check_targets, flatten, unflatten, with_present_names
 from src.runs.run_dir import RunDir
+
+# Arguments that say of which net and data a file of weights is.
+OF_WEIGHTS = re.compile(r"(model|data)[.=]|(n|seed)=")
 
 
 @hydra.main(config_path=str(CONF), config_name="evaluate", version_base="1.3")
@@ -24,10 +28,11 @@ def main(config: DictConfig) -> None:
             "set either run=DIRECTORY, or weights=FILE with model= and data=; "
             "several, as [A,B], are evaluated as an ensemble"
         )
-    run_dirs = [RunDir.open_trained(Path(path)) for path in _as_list(values["run"])]
-    if values["root"]:
-        for run_dir in run_dirs:  # in memory only: config.yaml stays as it is
-            run_dir.config["data"]["root"] = values["root"]
+    overrides = list(HydraConfig.get().overrides.task)
+    run_dirs = [_open(path, values["root"]) for path in _as_list(values["run"])]
+    classifier = _open(values["classifier"], values["root"]) if values["classifier"] else None
+    if run_dirs and (unread := [word for word in overrides if OF_WEIGHTS.match(word)]):
+        raise ValueError(f"a run says itself what it is: leave out {' '.join(unread)}")
 
     # Imported only here, because it imports torch: --help and mistyped keys are answered at once.
     from src.evaluation.evaluator import evaluate, evaluate_runs, make_title
@@ -41,17 +46,33 @@ def main(config: DictConfig) -> None:
             )
         from src.evaluation.task_evaluator import evaluate_task_runs
 
-        path = values["classifier"]
-        classifier = RunDir.open_trained(Path(path)) if path else None
+        if values["show"] and len(run_dirs) > 1:
+            raise ValueError("show= draws the test images of one run: leave it out")
         evaluate_task_runs(run_dirs, trainer, protocol, show=values["show"], classifier=classifier)
-    elif run_dirs:
+        return
+    if values["show"] or classifier:
+        raise ValueError("show= and classifier= are for runs of other tasks: leave them out")
+    if run_dirs:
         evaluate_runs(run_dirs, trainer, protocol)
     else:
-        overrides = list(HydraConfig.get().overrides.task)
         nets = [net_in_file(file, values, overrides) for file in _as_list(values["weights"])]
         # One file is named by its net, several by their paths.
         names = [net["weights" if len(nets) > 1 else "name"] for net in nets]
         evaluate(nets, trainer, protocol, make_title(names, nets[0]["choices"]["data"]))
+
+
+def _open(path: str, root: str | None) -> RunDir:
+    """Open a run, its data below `root` if that is set; config.yaml stays as it is."""
+    run_dir = RunDir.open_trained(Path(path))
+    _set_root(run_dir.config["data"], root)
+    return run_dir
+
+
+def _set_root(data: dict[str, Any], root: str | None) -> None:
+    if root and "root" not in data:
+        raise ValueError(f"root={root} does not apply: these data are not below a directory")
+    if root:
+        data["root"] = root
 
 
 def net_in_file(file: str, values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
@@ -72,20 +93,21 @@ def net_in_file(file: str, values: dict[str, Any], overrides: list[str]) -> dict
 
     metadata = read_metadata(Path(file))
     if "model" not in metadata:
+        _set_root(values["data"], values["root"])
         return values | {"weights": file, "name": values["choices"]["model"]}
 
     given = {override.partition("=")[0] for override in overrides}
+    net_given = any(key == "n" or key.partition(".")[0] == "model" for key in given)
     name, data = metadata["net"], metadata["data"]
     # An older file may have old names.
     metadata |= unflatten(with_present_names(flatten({"model": metadata["model"]})))
-    if given & {"model", "n"} and values["model"] != metadata["model"]:
-        raise ValueError(f"{file} holds weights of {name}: leave out model= and n=")
+    if net_given and values["model"] != metadata["model"]:
+        raise ValueError(f"{file} holds weights of {name}: leave out model=, model.* and n=")
     if "data" in given and values["choices"]["data"] != data:
         raise ValueError(f"{file} holds weights for data={data}: leave out data=")
     composed = compose_config(*overrides, f"data={data}", config_name="evaluate")
     own, _ = resolve(composed, "evaluate")
-    if values["root"]:
-        own["data"]["root"] = values["root"]
+    _set_root(own["data"], values["root"])
     config = own | metadata | {"data": own["data"], "weights": file, "name": name}
     check_targets(config, Path(file))
     return config

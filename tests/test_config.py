@@ -65,6 +65,16 @@ def test_an_experiment_is_overridden_by_the_command_line_alone():
 
 
 @pytest.mark.parametrize(
+    "override",
+    ["+recipe.momentum=0.8", "+recipe.optimizer.lr=0.5", "+sweep.jobs=3", "+recipe.detector.nms=1"],
+)
+def test_a_key_that_nothing_reads_is_refused(find, override):
+    key = override[1:].partition("=")[0]
+    with pytest.raises(ValueError, match=f"^there is no key {key}; --help lists all keys$"):
+        find(override)
+
+
+@pytest.mark.parametrize(
     ("short", "name"),
     [("32", "32-true"), ("16", "16-mixed"), ("bf16", "bf16-mixed"), ("64", "64-true")],
 )

@@ -98,8 +98,8 @@ def test_an_exported_file_says_itself_what_it_is(exported, find, command, monkey
 def test_a_model_or_data_that_disagrees_with_the_file_is_an_error(exported, command):
     file = exported()
     assert command(f"weights={file}", "model=resnet", "n=1", "data=digits")
-    for overrides in (["model=plain", "n=1"], ["n=2"], ["model=resnet20"]):
-        with pytest.raises(SystemExit, match="holds weights of resnet: leave out model= and n="):
+    for overrides in (["model=plain", "n=1"], ["n=2"], ["model=resnet20"], ["model.shortcut=B"]):
+        with pytest.raises(SystemExit, match="holds weights of resnet: leave out model=, model.*"):
             command(f"weights={file}", *overrides)
     with pytest.raises(SystemExit, match="holds weights for data=digits: leave out data="):
         command(f"weights={file}", "data=cifar10")
@@ -140,6 +140,10 @@ def test_errors_on_the_command_line_are_reported_as_one_line(find, command):
         (f"run={first}", "weights=a.pt"): "^set either run=DIRECTORY, or weights=FILE",
         (): "^set either run=DIRECTORY, or weights=FILE",
         ("weights=nowhere.pt",): "^there is no file nowhere.pt",
+        (f"run={first}", "n=3", "model.shortcut=B"): "leave out n=3 model.shortcut=B$",
+        (f"run={first}", "show=8"): "^show= and classifier= are for runs of other tasks",
+        (f"run={first}", f"classifier={first}"): "^show= and classifier= are for runs of other",
+        (f"run={first}", "root=elsewhere"): "^root=elsewhere does not apply",
     }.items():
         with pytest.raises(SystemExit, match=message) as error:
             command(*overrides)
