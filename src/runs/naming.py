@@ -5,7 +5,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from src.runs.config_files import flatten, task_name, with_present_names, without_implied_targets
+from src.runs.config_files import (
+    file_defaults,
+    flatten,
+    task_name,
+    with_present_names,
+    without_implied_targets,
+)
 
 # Where, how fast and in how much memory a run is executed is not part of its identity; precision
 # is. `choices` and `n` are only the words a run was asked for with: what they chose is in `model`,
@@ -15,6 +21,7 @@ EXECUTION_KEYS = re.compile(
     r"|data\.(root|download|num_workers|num_classes|tasks|source)|logger.*|output_dir"
     r"|activation_checkpointing|checkpoint_seconds|compile|protocol|sweep\..*|choices\..*|n"
 )
+TARGET = "._target_"  # the end of the keys that name code
 LONGEST_NAME = 200  # file systems allow 255 bytes, with the seed and what temporary files add
 
 
@@ -43,6 +50,11 @@ def run_key(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
     task = task_name(choices)
     named_task = {} if task == "classification" else {"task": task}
     key = {"data": choices["data"], "net": net, **named_task, "seed": config["seed"]}
+    # The file names its code, which is left out below. Code of other files than the default one has
+    # to be told from it.
+    targets = {k: v for k, v in file_defaults("recipe", choices["recipe"]).items() if TARGET in k}
+    if any(defaults.get(name) != target for name, target in targets.items()):
+        key["recipe"] = choices["recipe"]
     for name, value in identity_keys(without_implied_targets(config)).items():
         # model=resnet n=9 is named resnet56, as model=resnet56 is, so the name already has the n.
         in_name = name == "model.n" and net != choices["model"]
@@ -75,7 +87,8 @@ def curve_name(key: dict[str, Any]) -> str:
     for name, value in key.items():
         if name not in ("data", "net", "seed"):
             # bf16-mixed says what it is without the key's name; most other values do not.
-            label = "" if name in ("task", "trainer.precision") else name.rpartition(".")[2]
+            plain = name in ("task", "recipe", "trainer.precision")
+            label = "" if plain else name.rpartition(".")[2]
             if name == "localizer":  # a run directory, whose own name tells it
                 value = Path(value).name
             parts.append(label + re.sub(r"[^\w.+-]+", "_", str(value)).strip("_"))

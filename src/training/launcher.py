@@ -68,7 +68,8 @@ class SweepLauncher(Launcher):
         jobs = []
         for config in configs:
             HydraConfig.instance().set_config(config)
-            jobs.append(Job(self.find_run_dir(config), list(config.hydra.overrides.task)))
+            arguments = [*search_path(config), *config.hydra.overrides.task]
+            jobs.append(Job(self.find_run_dir(config), arguments))
 
         trainer, sweep = jobs[0].run_dir.config["trainer"], jobs[0].run_dir.config["sweep"]
         slots, threads = find_slots(trainer["accelerator"], sweep["jobs_per_device"])
@@ -87,6 +88,14 @@ class SweepLauncher(Launcher):
             JobReturn(overrides, config, config.hydra, status=JobStatus.COMPLETED)
             for overrides, config in zip(job_overrides, configs, strict=True)
         ]
+
+
+def search_path(config: DictConfig) -> list[str]:
+    """Return the arguments that told Hydra where else to look for config files."""
+    sources = config.hydra.runtime.config_sources
+    given = [source.path for source in sources if source.provider == "command-line"]
+    own = [text for text in config.hydra.overrides.hydra if "searchpath" in text]
+    return [*(f"--config-dir={path}" for path in given), *own]
 
 
 def register_launcher(launcher: type[SweepLauncher]) -> None:

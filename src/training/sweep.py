@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from types import MappingProxyType
 
 from tqdm import tqdm
 
 from src.runs.describe import describe_results
+from src.runs.naming import differences
 from src.runs.run_dir import RunDir
 from src.training.sweep_job import Job, failure, kill, run_job
 
@@ -47,7 +49,7 @@ class Sweep:
         run: Callable[[RunDir], None],
         environment: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        jobs = {job.run_dir.path: job for job in jobs}.values()  # two commands may ask for one run
+        jobs = unique_jobs(jobs)
         self.finished = [job for job in jobs if job.run_dir.finished]
         # The longest first, so that no long run is left alone at the end; with a single slot the
         # order does not change the total, and the shortest first gives results early.
@@ -155,6 +157,26 @@ class Sweep:
         minutes = (job.ended - job.started) / 60 if job.ended else None
         duration = "finished before" if minutes is None else f"{minutes:.1f} min"
         return f"{name}: {describe_results(job.run_dir)}, {duration}"
+
+
+def unique_jobs(jobs: Iterable[Job]) -> list[Job]:
+    """Return one job for each run directory: two commands may ask for one run.
+
+    Raises:
+        ValueError: two runs that differ have the same directory.
+    """
+    by_path: dict[Path, Job] = {}
+    for job in jobs:
+        path, first = job.run_dir.path, by_path.setdefault(job.run_dir.path, job)
+        if first is job:
+            continue
+        changes = differences(first.run_dir.key, job.run_dir.key, job.run_dir.defaults)
+        if changes:
+            raise ValueError(
+                f"two runs of this sweep have the same directory {path} ({changes}): run them "
+                "apart, each with its output_dir=DIRECTORY"
+            )
+    return [*by_path.values()]
 
 
 def check_not_launched() -> None:

@@ -1,8 +1,13 @@
 """Which runs are the same, and what their directories are called."""
 
-import pytest
+import shutil
 
-from src.runs.naming import differences, family, identity_keys, net_name, run_key
+import pytest
+import yaml
+
+from src.runs import config_files
+from src.runs.config_files import CONF
+from src.runs.naming import differences, family, identity_keys, net_name, run_key, run_name
 
 
 @pytest.fixture
@@ -111,6 +116,26 @@ def test_the_code_that_config_files_name_is_not_part_of_a_run_key(find, override
     run_dir = find("trainer.precision=32-true", *overrides)
     assert not [key for key in run_dir.key if key.endswith("_target_")]
     assert "src" not in run_dir.path.name
+
+
+def test_a_recipe_with_other_code_than_the_default_one_is_another_run(tmp_path, monkeypatch):
+    conf = tmp_path / "conf"
+    shutil.copytree(CONF, conf)
+    monkeypatch.setattr(config_files, "CONF", conf)
+    usual = yaml.safe_load((CONF / "recipe" / "cifar10.yaml").read_text())
+    usual["optimizer"]["_target_"] = "torch.optim.RMSprop"
+    (conf / "recipe" / "other.yaml").write_text(yaml.safe_dump(usual))
+    config = {
+        "choices": {"model": "resnet20", "data": "cifar10", "recipe": "other"},
+        "model": {"n": 3},
+        "data": {"val_images": 5000},
+        "recipe": usual,
+        "seed": 0,
+    }
+    defaults = config_files.defaults_of(config["choices"])
+    key = run_key(config, defaults)
+    assert key == {"data": "cifar10", "net": "resnet20", "seed": 0, "recipe": "other"}
+    assert run_name(key) == "resnet20-other-s0"
 
 
 def test_imagenet_in_90_epochs_has_a_readable_name(find):

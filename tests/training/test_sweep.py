@@ -29,8 +29,11 @@ SHORT += ["trainer.precision=32-true", "checkpoint_seconds=0"]
 
 def make_job(tmp_path: Path, name: str, n: int = 1, devices: object = 1) -> Job:
     config = {
+        "choices": {"data": "digits", "model": "resnet", "recipe": "digits"},
+        "data": {"val_images": 0},
         "recipe": {"iterations": 10, "batch_size": 2},
         "model": {"n": n},
+        "seed": 0,
         "trainer": {"devices": devices},
     }
     return Job(RunDir(tmp_path / name, config, {"n": 1}), [])
@@ -83,6 +86,15 @@ def test_a_job_with_several_processes_runs_on_one_cpu(tmp_path):
 def test_two_commands_for_one_run_are_one_job(tmp_path):
     jobs = [make_job(tmp_path, "same"), make_job(tmp_path, "same")]
     assert len(make_sweep(jobs, ["cpu"]).waiting) == 1
+
+
+def test_two_runs_whose_directories_have_the_same_name_are_an_error(find):
+    """A name has the last part of each key; of two keys it may be the same."""
+    scenes = ["task=localization", "data=scenes", "data.max_objects=1"]
+    runs = [find(*scenes, crop) for crop in ("data.crop=32", "recipe.localizer.crop=32")]
+    assert runs[0].path == runs[1].path
+    with pytest.raises(ValueError, match="have the same directory .*crop was .*: run them apart"):
+        make_sweep([Job(run, []) for run in runs], ["cpu"])
 
 
 @pytest.mark.fault_injection("processes", "a sweep within torchrun or srun")
