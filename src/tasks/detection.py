@@ -69,8 +69,11 @@ class Detector(ObjectTask):
     ) -> None:
         if "detector" not in recipe:
             raise ValueError("task=detection needs a recipe for it, such as recipe=scenes")
-        if data.crop:
-            raise ValueError("task=detection learns from complete images: set data.crop=0")
+        if data.crop or data.scales:
+            raise ValueError(
+                "task=detection learns from complete images at one scale, data.min_size: set "
+                "data.crop=0 data.scales=null"
+            )
         if data.metric not in ("coco", *METRICS):
             raise ValueError(f"data.metric={data.metric} is not one of coco, {', '.join(METRICS)}")
         super().__init__(net, data, **common)

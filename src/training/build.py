@@ -32,6 +32,8 @@ def build(config: dict[str, Any], trainer: Trainer) -> tuple[Task, ImageDataModu
     classifies = task_name(config["choices"]) == "classification"
     if not classifies:
         check_task_execution(config, trainer)
+    if config["protocol"] != "center":  # before the training, not after it
+        check_targets(config, Path(f"protocol={config['protocol']}"))
     checkpointing = config["activation_checkpointing"]
     optimizer = recipe["optimizer"]["_target_"]
     mode = "none"
@@ -129,9 +131,23 @@ def build_task(config: dict[str, Any], net: Any, data: ObjectData, **training: A
     frozen = config.get("weights") is not None
     module = get_class(config["task"]["_target_"])
     if config.get("localizer"):
-        path = Path(config["localizer"])
-        training["localizer"] = load_module(RunDir.open_trained(path), data)
+        training["localizer"] = load_localizer(Path(config["localizer"]), data)
     return module(net, data, config["recipe"], seed=config["seed"], frozen=frozen, **training)
+
+
+def load_localizer(path: Path, data: ObjectData) -> ObjectTask:
+    """Return the localizer of a run, whose weights do not change any more.
+
+    Raises:
+        ValueError: The run is not finished, learned another task, or has other classes.
+    """
+    run_dir = RunDir.open_finished(path)
+    if run_dir.task != "localization":
+        raise ValueError(f"localizer={path} is a run of {run_dir.task}, not of localization")
+    classes = run_dir.config["data"].get("classes")  # None: those of a directory
+    if classes not in (None, data.classes):
+        raise ValueError(f"localizer={path} has other classes than the data, or in another order")
+    return load_module(run_dir, data)
 
 
 def load_module(run_dir: RunDir, data: ObjectData) -> ObjectTask:

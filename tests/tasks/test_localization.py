@@ -197,6 +197,7 @@ def test_the_error_is_the_same_from_1_2_and_3_processes(localize):
         (["protocol=refine"], "protocol=refine does not apply to localization"),
         (["data=digits", "recipe=scenes"], "data=digits has no labels for localization"),
         (["task=detection", "data.crop=32"], "task=detection learns from complete images"),
+        (["task=detection", "data.scales=[32,64]"], "set data.crop=0 data.scales=null"),
     ],
 )
 def test_what_localization_cannot_do_is_an_error_before_anything_is_written(

@@ -33,6 +33,20 @@ def rcnn(find, localizer):
     return make_module(find, *RCNN, f"localizer={localizer.path}")
 
 
+def test_a_localizer_that_is_unfinished_or_none_is_refused(find, tiny, tiny_until):
+    tiny_until(3, *LOCALIZATION, "seed=7")
+    until_3 = find("n=1", "trainer.precision=32-true", *LOCALIZATION, "seed=7")
+    classifier = tiny("data=scene_digits", "data.train_scenes=8", "data.test_scenes=5")
+    other = tiny(*LOCALIZATION, 'data.classes=["9","8","7","6","5","4","3","2","1","0"]')
+    for run, message in (
+        (until_3, "is not finished"),
+        (classifier, "is a run of classification, not of localization"),
+        (other, "has other classes than the data, or in another order"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make_module(find, *RCNN, f"localizer={run.path}")
+
+
 def test_a_region_is_warped_to_a_square_of_the_same_pixels(rcnn):
     module, _ = rcnn
     image = torch.zeros(3, 64, 64, dtype=torch.uint8)
@@ -153,7 +167,7 @@ def test_a_run_is_evaluated_by_the_protocols_of_its_localizer(refine, capsys):
         (["task=rcnn", "localizer=nowhere"], "nowhere is not a run directory"),
         (["task=rcnn", "localizer={}", "data.crop=48"], "learns from complete images"),
         (["task=rcnn", "localizer={}", "recipe=cifar10"], "task=rcnn needs a recipe for it"),
-        (["task=rcnn", "localizer={}", "data.classes=[a,b]"], "does not fit these 2 classes"),
+        (["task=rcnn", "localizer={}", "data.classes=[a,b]"], "has other classes than the data"),
         (["task=rcnn", "localizer={}", "protocol=refine"], "protocol=refine does not apply"),
     ],
 )
