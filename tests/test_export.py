@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shlex
 import subprocess
 import sys
 
@@ -26,6 +27,7 @@ from src.config import find_run_dir
 from src.evaluation import model_card
 from src.export import channels_first, export
 from src.models.resnet import resnet
+from src.models.weights import read_metadata
 from src.runs.run_dir import RunDir
 
 IMAGES = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(2)) * 16
@@ -265,3 +267,30 @@ def test_the_command_reports_an_error_as_one_line():
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True)
     message = "net.h5 must end in one of .pt, .pth, .safetensors, .onnx, or be a directory\n"
     assert (done.returncode, done.stderr) == (1, message)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["n=9", "seed=3"],
+        ["data=imagenet", "model=resnet50", "recipe=imagenet_plateau"],
+        ["data=imagenet", "model=vgg16", "recipe=vgg", "recipe.schedule.patience=9"],
+        ["recipe.schedule.milestones=[0.3333333,0.6666667]", "recipe.schedule.warmup_from_n=null"],
+        ["recipe=cifar10", "recipe.decay_norm_and_bias=false"],
+    ],
+)
+def test_the_command_on_a_card_is_that_of_the_run(find, overrides):
+    run_dir = find("trainer.precision=32-true", *overrides)
+    program, *arguments = shlex.split(model_card.command(run_dir))[2:]
+    assert program == "src.train"
+    assert find(*arguments).key == run_dir.key
+
+
+def test_an_exported_state_dict_has_its_normalization_next_to_it(finished_run, tmp_path):
+    run, _ = finished_run("n=1")
+    export(run, tmp_path / "net.pt")
+    metadata = read_metadata(tmp_path / "net.pt")
+    assert metadata == json.loads((tmp_path / "net.json").read_text())
+    assert {"model", "data", "mean", "std", "channels"} <= metadata.keys()
+    (tmp_path / "net.json").write_text('["of something else"]')
+    assert read_metadata(tmp_path / "net.pt") == {}

@@ -1,9 +1,12 @@
 """The page of published weights: where they come from, their results, and how to load them."""
 
 import hashlib
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
+from src.runs.config_files import file_defaults
 from src.runs.run_dir import RunDir
 
 Metadata = dict[str, Any]
@@ -24,16 +27,25 @@ SAME_ELSEWHERE = {
 
 def command(run_dir: RunDir) -> str:
     """Return the command line that trains a run."""
+    choices, key = run_dir.config["choices"], run_dir.key
+    words = {"model": choices["model"], "data": key["data"], "seed": key["seed"]}
+    if choices["model"] != key["net"]:
+        words["n"] = run_dir.config["model"]["n"]
     # The precision is not in the key of an fp32 run, but `auto` may mean another elsewhere.
-    key = {"trainer.precision": run_dir.config["trainer"]["precision"]} | run_dir.key
-    n = run_dir.config["model"].get("n")
-    model = run_dir.config["choices"]["model"]
-    parts = [f"model={model}", f"data={key['data']}", f"seed={key['seed']}"]
-    if model != key["net"]:
-        parts.append(f"n={n}")
-    own = ("data", "net", "seed")
-    parts += [f"{name}={value}" for name, value in key.items() if name not in own]
-    return f"python -m src.train {' '.join(parts)}"
+    words["trainer.precision"] = run_dir.config["trainer"]["precision"]
+    implied = {}
+    if choices["recipe"] != choices["data"]:
+        words["recipe"] = choices["recipe"]
+        implied = file_defaults("recipe", choices["recipe"])
+    of_net = ("net", "recipe")
+    words |= {k: v for k, v in key.items() if k not in of_net and implied.get(k, key) != v}
+    return " ".join(["python -m src.train", *(_argument(k, v) for k, v in words.items())])
+
+
+def _argument(key: str, value: Any) -> str:
+    """Return such as `n=9` or `'recipe.schedule.milestones=[0.5,0.8]'`, quoted for a shell."""
+    text = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return shlex.quote(f"{key}={text}")
 
 
 def card(weights: Path, metadata: Metadata, run_dir: RunDir) -> str:

@@ -32,7 +32,13 @@ def check_packages(path: Path) -> None:
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """Return what a .safetensors file says of its net, as `src.export` writes it; else nothing."""
+    """Return what a file of weights says of its net, as `src.export` writes it; else nothing.
+
+    A .safetensors file has it in its header, a .pt or .pth file in a JSON file next to it.
+    """
+    if path.suffix in (".pt", ".pth") and path.with_suffix(".json").is_file():
+        content = json.loads(path.with_suffix(".json").read_text())
+        return content if isinstance(content, dict) and "mean" in content else {}
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     check_packages(path)
