@@ -161,7 +161,8 @@ def _labels_by_list(folder: Path, label_of: dict[str, int]) -> dict[str, int]:
 def _parse_lines(lines: list[str], path: Path, label_of: dict[str, int]) -> dict[str, int]:
     """Return the label of each image that a list names, by its wnid or by its label."""
     wnids = list(label_of)
-    label_of = label_of | {str(label): label for label in label_of.values()}
+    # The names come last, so that they win: a folder may have the name of another one's label.
+    label_of = {str(label): label for label in label_of.values()} | label_of
     labels = {}
     for number, line in enumerate(lines, 1):
         words = line.split()

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ Summary = dict[str, Any]
 EXAMPLES = 8  # test images in the picture that a run keeps
 
 
-class Schedule(Protocol):
-    """What a learning-rate schedule offers to a task; it inherits what it has no use for."""
+class Schedule:
+    """A learning-rate schedule; a subclass overrides what it has a use for."""
 
     def __call__(self, iteration: int) -> float:
         """Return the learning rate of iteration 0, 1, ..."""
+        raise NotImplementedError
 
     def on_train_error(self, error: float) -> None:
         """Take note of the training error of the latest iterations, in percent."""
@@ -34,7 +35,8 @@ class Schedule(Protocol):
         """Take note of the error of an evaluation, in percent."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state to save in a checkpoint."""
+        """Return the state to save in a checkpoint; none by default."""
+        return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore the state of `state_dict`."""

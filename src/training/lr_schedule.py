@@ -167,6 +167,8 @@ class PlateauSchedule(Schedule):
 class TorchSchedule(Schedule):
     """A learning rate by iteration that one of torch's schedulers gives, such as a cosine.
 
+    It has no state to save: a resumed run steps to its iteration again.
+
     Args:
         lr: learning rate that the scheduler starts from.
         scheduler: makes the scheduler from an optimizer.
@@ -185,10 +187,6 @@ class TorchSchedule(Schedule):
             self.scheduler.step()
             self.iteration += 1
         return float(self.optimizer.param_groups[0]["lr"])
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a resumed run steps to its iteration again."""
-        return {}
 
 
 def make_schedule(options: dict[str, Any], n: int | None, iterations: int) -> Any:

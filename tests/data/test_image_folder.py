@@ -64,6 +64,22 @@ def test_a_flat_val_takes_its_classes_from_a_list(root, make_line):
     assert val.read(0).tobytes() == sorted((root / "val").iterdir())[0].read_bytes()
 
 
+def test_the_name_of_a_folder_is_not_taken_for_a_label(root):
+    """Sorted, the folders 1, 10 and 2 have the labels 0, 1 and 2."""
+    names = dict(zip(WNIDS, ("1", "10", "2"), strict=True))
+    for split in ("train", "val"):
+        for wnid, name in names.items():
+            (root / split / wnid).rename(root / split / name)
+    expected = labels_by_name(read_folders(root)[1])
+    lines = [f"{path.name} {path.parent.name}" for path in sorted(root.glob("val/*/*"))]
+    for path in sorted(root.glob("val/*/*")):
+        path.rename(root / "val" / path.name)
+    for name in names.values():
+        (root / "val" / name).rmdir()
+    (root / "val.txt").write_text("\n".join(lines) + "\n")
+    assert labels_by_name(read_folders(root)[1]) == expected
+
+
 @BAD_FOLDERS
 def test_a_list_that_does_not_match_the_images_is_refused(root, record_property):
     record_property("tried", 7)
