@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 from command_line import call_here
 from conftest import TINY
+from omegaconf import OmegaConf
 
+from src.training.launcher import search_path
 from src.training.sweep import SweepError
 
 
@@ -24,6 +26,16 @@ def test_an_experiment_is_a_sweep_and_its_old_key_prints_the_new_one(capsys, tmp
     assert plain.startswith("plain8-")
     assert residual.startswith("resnet8-")
     assert done.stdout.count("started") == 2
+
+
+def test_the_processes_of_a_run_search_for_configs_where_the_sweep_does():
+    sources = [{"provider": "main", "path": "conf"}, {"provider": "command-line", "path": "/mine"}]
+    hydra = {
+        "runtime": {"config_sources": sources},
+        "overrides": {"hydra": ["hydra.searchpath=[file:///other]", "hydra.mode=MULTIRUN"]},
+    }
+    arguments = search_path(OmegaConf.create({"hydra": hydra}))
+    assert arguments == ["--config-dir=/mine", "hydra.searchpath=[file:///other]"]
 
 
 def test_a_wrong_value_ends_a_sweep_before_any_run_starts(capsys, tmp_path):
