@@ -93,10 +93,12 @@ class AnnotatedImages(ObjectData):
     def content(self) -> Iterator[bytes]:
         """Yield the annotations; to read all images would take minutes."""
         yield repr(self.classes).encode()
-        for annotation in (a for split in self.annotations for a in split):
-            yield annotation.image.name.encode()
-            for array in (annotation.boxes, annotation.labels, annotation.ignored):
-                yield np.ascontiguousarray(array).tobytes()
+        for split in self.annotations:
+            yield f"{len(split)} images".encode()
+            for annotation in split:
+                yield annotation.image.name.encode()
+                for array in annotation[3:]:  # boxes, labels, ignored and areas
+                    yield b"" if array is None else np.ascontiguousarray(array).tobytes()
 
     def read(self, split: str, index: int) -> Example:
         """Return an image with its objects.

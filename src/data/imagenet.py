@@ -57,6 +57,7 @@ class ImageNet(ImageDataModule):
             channel; "channel" also divides by torchvision's standard deviations.
         on_bad: At an image that cannot be decoded, "stop" the run or "skip" it with a message.
         num_workers: Processes that read images, for each device; None shares the cores.
+        num_classes: Number of classes, as the net has outputs; None leaves that to the net.
         mean: A .npy file with a mean image [224, 224, 3] in 0 .. 255, used instead of the mean of
             the training images; its channels are in the net's order.
         bgr: Give the net its channels in the order B, G, R.
@@ -79,6 +80,7 @@ class ImageNet(ImageDataModule):
         normalization: str,
         on_bad: str,
         num_workers: int | None,
+        num_classes: int | None = None,
         mean: str | None = None,
         bgr: bool = False,
         **common: Any,
@@ -101,6 +103,7 @@ class ImageNet(ImageDataModule):
         self.color_noise, self.normalization = color_noise, normalization
         self.given_mean, self.bgr = mean, bgr
         self.skip_corrupt, self.num_workers = on_bad == "skip", num_workers
+        self.num_classes = num_classes
         self.splits: dict[str, ImageSubset] = {}
         self.skipped: set[str] = set()  # one message for each image
 
@@ -108,6 +111,11 @@ class ImageNet(ImageDataModule):
     def sources(self) -> tuple[ImageSource, ImageSource]:
         """All training images, and all test images."""
         return find_images(self.root)
+
+    @property
+    def mean_path(self) -> Path:
+        """The file that keeps the mean image."""
+        return mean_image_path(self.root)
 
     def check_protocol(self, protocol: str) -> None:
         """Check that an evaluation protocol applies to the images, and to shards of them.
@@ -134,7 +142,7 @@ class ImageNet(ImageDataModule):
         """Compute the mean image, if it is needed and not saved below `root` yet."""
         if self.normalization == "pixel" and self.given_mean is None:
             images = ImageSubset(self.sources[0], self.skip_corrupt)
-            compute_mean_image(self.root, images, self._workers())
+            compute_mean_image(self.mean_path, images, self._workers())
 
     @property
     def test_labels(self) -> np.ndarray:
@@ -146,13 +154,20 @@ class ImageNet(ImageDataModule):
 
         Raises:
             FileNotFoundError: If the images or the given mean image are missing.
-            ValueError: If the images or the mean image are not what they should be, no image is
-                left for training, or the batch does not divide among the processes.
+            ValueError: If the images or the mean image are not what they should be, there are more
+                classes than the config says, no image is left for training, or the batch does not
+                divide among the processes.
         """
         if self.splits:
             return  # Lightning calls it for fit and for test
         check_batch_divides(self.batch_size, rank_and_world_size(self.trainer)[1])
         train, test = self.sources
+        classes = 1 + int(max(train.labels.max(), test.labels.max()))
+        if self.num_classes is not None and classes > self.num_classes:
+            raise ValueError(
+                f"{self.root} has {classes} classes, but the net has outputs for "
+                f"{self.num_classes}: set data.num_classes={classes}"
+            )
         train_indices, val_indices = train_val_split(len(train.labels), self.val_images, self.seed)
         self.train_images = len(train_indices)
         self.mean = self._read_mean()
@@ -172,7 +187,7 @@ class ImageNet(ImageDataModule):
             mean = read_mean_image(Path(self.given_mean))
             return mean.flip(-1) if self.bgr else mean
         if self.normalization == "pixel":
-            return torch.from_numpy(np.load(mean_image_path(self.root)))
+            return torch.from_numpy(np.load(self.mean_path))
         return _row_of_pixels(MEAN)
 
     def train_dataloader(self) -> TrainLoader:
@@ -249,7 +264,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     images = ImageSubset(find_images(options.root)[0], options.on_bad == "skip")
-    compute_mean_image(options.root, images, Workers(cpu_count(), pin=False, reported=set()))
+    path = mean_image_path(options.root)
+    compute_mean_image(path, images, Workers(cpu_count(), pin=False, reported=set()))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A user's own images, in one folder per class: small ones in memory, others read as ImageNet's."""
 
+import hashlib
 from collections.abc import Callable
 from functools import cached_property, partial
 from itertools import compress
@@ -25,6 +26,7 @@ from src.data.image_subset import ImageSubset
 from src.data.imagenet import ImageNet
 from src.data.in_memory import ImagesInMemory
 from src.data.loader import EvalLoader, Workers
+from src.data.mean_image import mean_image_path
 from src.data.transforms import CROP_SIZE, resize, scaled_size
 from src.runs.environment import cpu_count
 
@@ -152,6 +154,12 @@ class LargeImages(ImageNet):
     def sources(self) -> Splits:
         """All training images, and all test images."""
         return self.find()
+
+    @property
+    def mean_path(self) -> Path:
+        """The file that keeps the mean image; each split of a directory has its own."""
+        names = b"\0".join(self.sources[0].names.tolist())
+        return mean_image_path(self.root, hashlib.sha256(names).hexdigest()[:8])
 
 
 def find_splits(root: Path, num_classes: int, test_fraction: float, split_seed: int) -> Splits:

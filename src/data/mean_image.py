@@ -13,23 +13,27 @@ from src.data.loader import EvalLoader, Workers
 from src.data.transforms import CROP_SIZE
 
 
-def mean_image_path(root: Path) -> Path:
-    """Return the file below a dataset's root that keeps its mean image."""
-    return root / f"mean-{CROP_SIZE}.npy"
+def mean_image_path(root: Path, split: str = "") -> Path:
+    """Return the file below a dataset's root that keeps its mean image.
+
+    Args:
+        root: Directory of the dataset.
+        split: Tells its splits apart, if it has several.
+    """
+    return root / f"mean-{CROP_SIZE}{split and f'-{split}'}.npy"
 
 
-def compute_mean_image(root: Path, images: ImageSubset, workers: Workers) -> None:
+def compute_mean_image(path: Path, images: ImageSubset, workers: Workers) -> None:
     """Average the center crops of the training images and save the result, unless it is there.
 
     Args:
-        root: Directory of the dataset, where float32 [224, 224, 3] in 0 .. 255 is saved.
+        path: The file for float32 [224, 224, 3] in 0 .. 255.
         images: The training images, those held out included.
         workers: The processes that read the images.
 
     Raises:
         ValueError: If no image can be read.
     """
-    path = mean_image_path(root)
     if path.exists():
         return
 
@@ -44,7 +48,7 @@ def compute_mean_image(root: Path, images: ImageSubset, workers: Workers) -> Non
             count += len(crops)  # fewer than `images` if some are skipped
             bar.update(len(crops))
     if not count:
-        raise ValueError(f"none of the images in {root} can be read")
+        raise ValueError(f"none of the images in {path.parent} can be read")
 
     # Renamed when complete; named by process, as several may compute it at the same time.
     part = path.with_name(f"{path.name}.{os.getpid()}.part")

@@ -84,10 +84,18 @@ class VocMasks(ObjectData):
     def content(self) -> Iterator[bytes]:
         """Yield the pixels of all images and masks, which checks them."""
         for split, names in self.names.items():
+            yield f"{split} {len(names)}".encode()
+            found: set[int] = set()
             for index in range(len(names)):
                 image, target = self.read(split, index)
+                found.update(target["mask"].unique().tolist())
                 yield image.numpy().tobytes()
                 yield target["mask"].numpy().tobytes()
+            if split == "train" and not found - {0, IGNORED}:
+                raise ValueError(
+                    f"no training mask in {self.root / MASKS} has a pixel of a class: 1 stands for "
+                    f"the first class, and {IGNORED} for pixels that count for none"
+                )
 
     def read(self, split: str, index: int) -> Example:
         """Return an image with its mask, and without boxes.

@@ -87,6 +87,7 @@ def test_shards_give_the_same_batches_as_their_folders(root, tmp_path):
         ({"mean": "a.npy"}, "data.mean=a.npy .* which data.normalization=channel_mean does not"),
         ({"scales": [480, 256]}, r"data.scales=\[480, 256\] must be \[smallest, largest\], .* 224"),
         ({"scales": [200, 256]}, r"data.scales=\[200, 256\] must be"),
+        ({"num_classes": 2}, "has 3 classes, but the net has .* 2: set data.num_classes=3"),
         ({"root": "nowhere"}, "there is no folder .*/nowhere/train: name with data.root="),
     ],
 )

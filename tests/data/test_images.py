@@ -119,6 +119,14 @@ def test_large_images_go_through_the_pipeline_of_imagenet(split):
     assert sorted(path.name for path in split.iterdir()) == ["train", "val"]  # nothing is saved
 
 
+def test_each_split_of_large_images_has_a_mean_image_of_its_own(flat):
+    large = {"size": 224, "normalization": "pixel"}
+    first, other, again = (set_up(flat, **large, split_seed=seed).mean for seed in (0, 1, 0))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert len([*flat.glob("mean-224-*.npy")]) == 2
+
+
 def test_gray_and_16_bit_images_have_three_equal_channels(flat):
     gray = np.arange(0, 256, 4, dtype=np.uint8).reshape(8, 8)
     Image.fromarray(gray).save(flat / "cat" / "0.png")

@@ -125,6 +125,22 @@ def test_what_does_not_fit_is_an_error_that_names_the_file(read, root, file, cha
     assert "\n" not in str(caught.value)
 
 
+def test_masks_of_0_and_255_teach_nothing_and_are_refused(read, root):
+    for name in NAMES["train"]:
+        path = root / "SegmentationClass" / f"{name}.png"
+        mask = np.array(Image.open(path))
+        write_mask(path, np.where(mask == 0, 0, 255))
+    with pytest.raises(ValueError, match="no training mask .* has a pixel of a class: 1 stands"):
+        read()
+
+
+def test_an_image_that_moves_from_the_test_to_the_training_set_changes_the_fingerprint(read, root):
+    before, lists = read().fingerprint, root / "ImageSets" / "Segmentation"
+    (lists / "train.txt").write_text("a\nb\nc\nd")
+    (lists / "val.txt").write_text("e")
+    assert read().fingerprint != before
+
+
 def test_missing_data_are_an_error_that_names_the_source(find, tmp_path):
     config = find("data=nuclei", "task=segmentation", f"data.root={tmp_path}/none").config["data"]
     with pytest.raises(FileNotFoundError, match="the source is https://github.com/lopuhin"):
