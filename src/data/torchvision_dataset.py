@@ -8,6 +8,7 @@ from torchvision.datasets import VisionDataset
 from torchvision.datasets.utils import check_integrity
 
 from src.data.in_memory import ImagesInMemory
+from src.runs.lock import wait_for_lock
 
 
 class TorchvisionDataset(ImagesInMemory):
@@ -43,8 +44,7 @@ class TorchvisionDataset(ImagesInMemory):
             FileNotFoundError: If files are missing or damaged and cannot be downloaded.
         """
         folder = Path(self.root) / self.folder
-        # torchvision's own check says only that something is wrong, not which file.
-        wrong = [name for name, md5 in self.files() if not check_integrity(folder / name, md5)]
+        wrong = self._wrong_files(folder)
         if not wrong:
             return
 
@@ -56,8 +56,16 @@ class TorchvisionDataset(ImagesInMemory):
         if not self.download:
             raise FileNotFoundError(f"{problem}: {remedy}, or set data.download=true")
         try:
-            self.dataset(self.root, download=True)
+            Path(self.root).mkdir(parents=True, exist_ok=True)
+            # Several processes may start at once, and would write into the same files.
+            with wait_for_lock(Path(self.root) / "download.lock"):
+                if self._wrong_files(folder):
+                    self.dataset(self.root, download=True)
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(
                 f"{problem} and could not be downloaded ({error}): {remedy}"
             ) from error
+
+    def _wrong_files(self, folder: Path) -> list[str]:
+        # torchvision's own check says only that something is wrong, not which file.
+        return [name for name, md5 in self.files() if not check_integrity(folder / name, md5)]

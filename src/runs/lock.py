@@ -41,3 +41,11 @@ def exclusive_lock(directory: Path) -> Iterator[TextIO]:
             # Not through the file's buffer: a full disk is noticed here.
             os.write(lock.fileno(), f"process {os.getpid()} on {os.uname().nodename}".encode())
         yield lock
+
+
+@contextmanager
+def wait_for_lock(path: Path) -> Iterator[None]:
+    """Hold a lock on a file, after waiting until no other process has it."""
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,6 +1,7 @@
 """MNIST, Fashion-MNIST and CIFAR-100 as torchvision reads them, from files in their layout."""
 
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -40,6 +41,18 @@ def set_up(dataset, root, **changes):
     data.prepare_data()
     data.setup()
     return data
+
+
+class Downloader:
+    """Stands for torchvision's class."""
+
+    resources = datasets.MNIST.resources
+
+    def __init__(self, download):
+        self.download = download
+
+    def __call__(self, root, download):
+        self.download(root)
 
 
 @MNISTS
@@ -130,3 +143,27 @@ def test_a_damaged_cifar100_names_the_file(cifar100_root):
     message = r"CIFAR-100 is incomplete in .*/cifar-100-python \(test missing or damaged\): put"
     with pytest.raises(FileNotFoundError, match=message):
         set_up(CIFAR100, cifar100_root, num_classes=100)
+
+
+def test_processes_that_start_together_download_once(tmp_path):
+    """Each opens the lock by itself, as processes do."""
+    started, may_write, downloads = threading.Event(), threading.Event(), []
+
+    def download(root):
+        downloads.append(root)
+        started.set()
+        may_write.wait(60)
+        write_mnist(tmp_path, "MNIST")
+
+    data = [MNIST(root=str(tmp_path), **OPTIONS, download=True) for _ in range(2)]
+    for one in data:
+        one.dataset = Downloader(download)
+    threads = [threading.Thread(target=one.prepare_data) for one in data]
+    threads[0].start()
+    assert started.wait(60)
+    threads[1].start()
+    threads[1].join(0.5)  # it waits, whereas without a lock it would download by now
+    may_write.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(downloads) == 1
