@@ -20,10 +20,18 @@ class Digits(ImagesInMemory):
         self.test_images = test_images
 
     def read(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Return training images and labels, then test images and labels."""
+        """Return training images and labels, then test images and labels.
+
+        Raises:
+            ValueError: No image is left for training, or none for the test set.
+        """
         from sklearn.datasets import load_digits  # here, as importing scikit-learn takes a second
 
         digits = load_digits()
+        if not 0 < self.test_images < len(digits.images):
+            raise ValueError(
+                f"data.test_images={self.test_images} must be from 1 to {len(digits.images) - 1}"
+            )
         # Values are 0 .. 16: times 15 they fit into uint8.
         images = (15 * digits.images).astype(np.uint8)[..., None].repeat(3, axis=3)
         labels = digits.target.astype(np.int64)

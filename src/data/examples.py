@@ -71,7 +71,7 @@ def resized(example: Example, shorter_side: int) -> Example:
 
 
 def cropped(example: Example, side: int, corner: np.ndarray) -> Example:
-    """Return a square of an image with its objects; of a side that is shorter all.
+    """Return a square part of an image with its objects; a side shorter than it stays complete.
 
     Args:
         example: An image with its objects. Of those outside the square, boxes without width or

@@ -20,7 +20,7 @@ from src.data.voc import SUFFIXES, read_annotation
 
 
 class ImageNetLoc(ObjectData):
-    """Images of one class each, with the boxes of its objects. Nothing is read before it is needed.
+    """Images of one class each, with the boxes of its objects. The names of all are listed at once.
 
     Args:
         root: The directory that holds `train` and `val`.

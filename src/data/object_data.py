@@ -44,6 +44,9 @@ class ObjectData(ImageDataModule):
         scales: Smallest and largest shorter side to which a training image is resized before it is
             cropped; None for none.
 
+    Raises:
+        ValueError: `scales` or `crop` has an invalid value.
+
     Attributes:
         category_ids: The number of each class in the dataset's own files.
         sizes: The number of images of `train`, before any are held out, and of `test`.
@@ -66,6 +69,10 @@ class ObjectData(ImageDataModule):
         scales: Sequence[int] | None = None,
     ) -> None:
         super().__init__(val_images, seed, batch_size, iterations)
+        if scales is not None and (len(scales) != 2 or not 1 <= scales[0] <= scales[1]):
+            raise ValueError(f"data.scales={list(scales)} must be [smallest, largest], in pixels")
+        if crop < 0:
+            raise ValueError(f"data.crop={crop} must be a side length in pixels, or 0")
         self.metric, self.crop, self.scales = metric, crop, scales
         self.classes, self.tasks = [*classes], [*tasks]
         self.category_ids = [*range(1, len(self.classes) + 1)]

@@ -41,6 +41,9 @@ class ResidualNet(nn.Module):
         dilate: For each stage, whether to dilate its convolutions instead of striding.
         norm: `batch`, `none` or `group`, see `make_norm`.
 
+    Raises:
+        ValueError: There is no such initialization or norm, or `dilate` has too many entries.
+
     Attributes:
         shared_channels: Channels of `shared_map`.
         shared_stride: Pixels of the image for each step on `shared_map`.
@@ -67,6 +70,11 @@ class ResidualNet(nn.Module):
         norm: str = "batch",
     ) -> None:
         super().__init__()
+        if len(dilate) > len(widths):
+            raise ValueError(
+                f"model.dilate={list(dilate)} is for {len(dilate)} stages, but the net has "
+                f"{len(widths)}"
+            )
         channels = widths[0]
         if imagenet_stem:
             self.conv1 = nn.Conv2d(3, channels, 7, stride=2, padding=3, bias=False)

@@ -156,10 +156,6 @@ class Task(LightningModule):
         """Return the recent training metrics in two or three words, for the progress bar."""
 
     @abstractmethod
-    def describe_test(self, metrics: Metrics) -> str:
-        """Return the metrics of a test in a few words."""
-
-    @abstractmethod
     def describe_evaluation(self, row: Metrics, split: str) -> str:
         """Return the row of an evaluation of a split in a few words."""
 

@@ -21,7 +21,7 @@ class ClassProposals(nn.Module):
         in_channels: Channels of the map.
         stride: Pixels of the image for each step on the map.
         num_classes: Number of classes.
-        options: `recipe.localizer`, see conf/recipe/imagenet_loc.yaml.
+        options: `recipe.localizer`, see conf/recipe/detection.yaml.
     """
 
     def __init__(
@@ -39,6 +39,7 @@ class ClassProposals(nn.Module):
             bg_iou_thresh=options["negative_iou"],
             batch_size_per_image=options["anchors_per_image"],
             positive_fraction=0.5,
+            # Not used: only its matching and its losses are.
             pre_nms_top_n={},
             post_nms_top_n={},
             nms_thresh=0.0,

@@ -143,10 +143,6 @@ class Classifier(Task):
         """Return the recent training error, for the progress bar."""
         return f"train error {self.recent['error']:.1f}%"
 
-    def describe_test(self, metrics: Metrics) -> str:
-        """Return the errors."""
-        return f"top-1 error {metrics['error']:.2f}%, top-5 error {metrics['error_top5']:.2f}%"
-
     def describe_evaluation(self, row: Metrics, split: str) -> str:
         """Return the errors of both splits."""
         return f"error: train {row['train/error']:.2f}%  {split} {row[f'{split}/error']:.2f}%"

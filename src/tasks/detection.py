@@ -165,12 +165,6 @@ class Detector(ObjectTask):
         """Let the schedule take note of an evaluation during training."""
         self.schedule.on_eval_error(100 - metrics.get("ap", 0.0))
 
-    def summarize(self, row: Metrics) -> Summary:
-        """Return the loss and the average precisions for summary.json."""
-        metrics = {name: row.get(f"test/{name}") for name in self.eval_metrics}
-        losses = {"train_loss": row["train/loss"], "val_ap": row.get("val/ap")}
-        return losses | self.test_results(metrics)
-
     def test_results(self, metrics: Mapping[str, float | None]) -> Summary:
         """Return the average precisions of a test, over all classes and of each."""
         per_class = {"test_ap_per_class": self.by_class(self.precision.per_class)}
@@ -204,7 +198,7 @@ class Detector(ObjectTask):
             run_dir.path / "precision_recall.csv",
             [{"recall": i, **{k: v[i] for k, v in curves.items()}} for i in range(101)],
         )
-        self.draw_examples(run_dir.path / "examples.png", data, examples)
+        super().write_artifacts(run_dir, data, examples)
 
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
         """Draw the first test images: the objects that are there above those that were found."""

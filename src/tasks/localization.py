@@ -20,7 +20,7 @@ class Localizer(LocalizationTask):
     Args:
         net: A net for classification; its classifier is removed.
         data: Says how images are prepared, and which classes there are.
-        recipe: Has the options under `localizer`, see conf/recipe/imagenet_loc.yaml.
+        recipe: Has the options under `localizer`, see conf/recipe/detection.yaml.
         **common: Arguments of `ObjectTask`.
 
     Raises:

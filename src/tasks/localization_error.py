@@ -57,4 +57,4 @@ def class_errors(results: Sequence[Located]) -> dict[int, float]:
     of_class: dict[int, list[bool]] = {}
     for result in results:
         of_class.setdefault(result.label, []).append(not is_found(result.boxes[0], result.truth))
-    return {label: 100 * sum(found) / len(found) for label, found in sorted(of_class.items())}
+    return {label: 100 * sum(errors) / len(errors) for label, errors in sorted(of_class.items())}

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from src.data.examples import ObjectBatch
 from src.data.object_data import ObjectData
-from src.runs.run_dir import RunDir
 from src.tasks.average_precision import gathered
-from src.tasks.base import EXAMPLES, Metrics, Summary
+from src.tasks.base import Metrics, Summary
 from src.tasks.localization_error import Located, class_errors, localization_errors
 from src.tasks.object_task import ObjectTask
 from src.tasks.pictures import FOUND, TRUTH, draw_boxes, write_pictures
@@ -90,15 +89,6 @@ class LocalizationTask(ObjectTask):
         """Let the schedule take note of an evaluation during training."""
         self.schedule.on_eval_error(metrics.get("localization_error", 100.0))
 
-    def summarize(self, row: Metrics) -> Summary:
-        """Return the loss and the errors for summary.json."""
-        metrics = {name: row.get(f"test/{name}") for name in self.eval_metrics}
-        losses = {
-            "train_loss": row["train/loss"],
-            "val_localization_error": row.get("val/localization_error"),
-        }
-        return losses | self.test_results(metrics)
-
     def test_results(self, metrics: Mapping[str, float | None]) -> Summary:
         """Return the errors of a test, and that of each class, given the class."""
         per_class = {
@@ -115,10 +105,6 @@ class LocalizationTask(ObjectTask):
     def describe_test(self, metrics: Metrics) -> str:
         """Return all errors."""
         return ", ".join(f"{NAMES[name]} {value:.2f}%" for name, value in metrics.items())
-
-    def write_artifacts(self, run_dir: RunDir, data: ObjectData, examples: int = EXAMPLES) -> None:
-        """Draw some test images with the boxes that were found."""
-        self.draw_examples(run_dir.path / "examples.png", data, examples)
 
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
         """Draw the first test images with objects: true boxes above that found for the class."""

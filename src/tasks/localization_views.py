@@ -41,7 +41,7 @@ class View(NamedTuple):
     factors: tuple[float, float]
 
     def in_image(self, boxes: Tensor) -> Tensor:
-        """Return boxes [K, 4] of the view in pixels of the image."""
+        """Return boxes [..., 4] of the view in pixels of the image."""
         return (boxes + boxes.new_tensor(self.corner * 2)) / boxes.new_tensor(self.factors * 2)
 
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from src.data.object_data import ObjectData
-from src.tasks.base import Meter, Metrics, Schedule, Summary, Task
+from src.runs.run_dir import RunDir
+from src.tasks.base import EXAMPLES, Meter, Metrics, Schedule, Summary, Task
 
 
 class LossMeter(Meter):
@@ -80,6 +81,21 @@ class ObjectTask(Task):
     def normalized(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Return images uint8 [3, H, W] as the net takes them."""
         return [(image - self.mean) / self.std for image in images]
+
+    def summarize(self, row: Metrics) -> Summary:
+        """Return the loss and the metrics for summary.json, the first one of validation images."""
+        metrics = {name: row.get(f"test/{name}") for name in self.eval_metrics}
+        first = self.eval_metrics[0]
+        results = {"train_loss": row["train/loss"], f"val_{first}": row.get(f"val/{first}")}
+        return results | self.test_results(metrics)
+
+    def write_artifacts(self, run_dir: RunDir, data: ObjectData, examples: int = EXAMPLES) -> None:
+        """Draw some test images, see `draw_examples`."""
+        self.draw_examples(run_dir.path / "examples.png", data, examples)
+
+    @abstractmethod
+    def describe_test(self, metrics: Metrics) -> str:
+        """Return the metrics of a test in a few words."""
 
     @abstractmethod
     def test_results(self, metrics: Mapping[str, float | None]) -> Summary:

@@ -25,7 +25,7 @@ class RCNN(LocalizationTask):
     Args:
         net: A net for classification; its classifier is removed.
         data: Says how images are prepared, and which classes there are.
-        recipe: Has the options under `rcnn`, see conf/recipe/imagenet_loc.yaml.
+        recipe: Has the options under `rcnn`, see conf/recipe/detection.yaml.
         localizer: Proposes the boxes of a class.
         **common: Arguments of `ObjectTask`.
 

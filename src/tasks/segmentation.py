@@ -16,8 +16,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 
 from src.data.examples import IGNORED, ObjectBatch
 from src.data.object_data import ObjectData
-from src.runs.run_dir import RunDir
-from src.tasks.base import EXAMPLES, Metrics, Summary, gather
+from src.tasks.base import Metrics, Summary, gather
 from src.tasks.object_task import ObjectTask
 from src.tasks.pictures import draw_mask, write_pictures
 
@@ -74,7 +73,7 @@ class Segmenter(ObjectTask):
 
     def validation_step(self, batch: ObjectBatch, _: int) -> None:
         """Count the pixels of a batch by true and by predicted class."""
-        # One by one: padding would change the scores, and with them how images are shared out.
+        # One by one: with padding, the scores would depend on which images are in a batch.
         for image, target in zip(*batch, strict=True):
             self.confusion.update(self.predicted(image)[None], target["mask"].long()[None])
 
@@ -101,12 +100,6 @@ class Segmenter(ObjectTask):
         """Let the schedule take note of an evaluation during training."""
         self.schedule.on_eval_error(100 - metrics.get("iou", 0.0))
 
-    def summarize(self, row: Metrics) -> Summary:
-        """Return the loss, IoU and accuracy for summary.json."""
-        metrics = {name: row.get(f"test/{name}") for name in self.eval_metrics}
-        losses = {"train_loss": row["train/loss"], "val_iou": row.get("val/iou")}
-        return losses | self.test_results(metrics)
-
     def test_results(self, metrics: Mapping[str, float | None]) -> Summary:
         """Return IoU and accuracy of a test, and the IoU of each class."""
         means = {f"test_{name}": metrics.get(name) for name in self.eval_metrics}
@@ -123,10 +116,6 @@ class Segmenter(ObjectTask):
         means = [f"{titles[name]} {value:.1f}" for name, value in metrics.items()]
         classes = [f"{name} {iou:.1f}" for name, iou in self.ious.items()]
         return f"{', '.join(means)}; by class {', '.join(classes)}"
-
-    def write_artifacts(self, run_dir: RunDir, data: ObjectData, examples: int = EXAMPLES) -> None:
-        """Draw some test images with their masks."""
-        self.draw_examples(run_dir.path / "examples.png", data, examples)
 
     def draw_examples(self, path: Path, data: ObjectData, count: int) -> None:
         """Draw the first test images: the true masks above the predicted ones."""

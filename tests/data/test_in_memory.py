@@ -105,6 +105,12 @@ def test_training_images_are_normalized_then_padded_cropped_and_flipped():
         assert np.array_equal(crop[:, ::-1] if flip else crop, result)
 
 
+@pytest.mark.parametrize("test_images", [0, 1797])
+def test_some_digits_must_be_tested_and_some_left(test_images):
+    with pytest.raises(ValueError, match=f"data.test_images={test_images} must be from 1 to 1796"):
+        digits(test_images=test_images)
+
+
 @pytest.mark.parametrize("val_images", [-1, 1297])
 def test_some_images_must_be_left_for_training(val_images):
     with pytest.raises(ValueError, match=f"data.val_images={val_images} must be from 0 to 1296"):

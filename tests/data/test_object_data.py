@@ -117,3 +117,12 @@ def test_images_are_resized_to_every_shorter_side_before_they_are_cropped():
     cut = on_rank(Dots(batch_size=10, iterations=2, scales=[6, 9], crop=5), 0, 1)
     sizes = {image.shape for images, _ in cut.train_dataloader() for image in images}
     assert sizes == {(3, 5, 5)}
+
+
+@pytest.mark.parametrize(
+    "options", [{"scales": [480, 256]}, {"scales": [256]}, {"scales": [0, 9]}, {"crop": -1}]
+)
+def test_impossible_crops_and_scales_are_refused(options):
+    (key,) = options
+    with pytest.raises(ValueError, match=f"data.{key}="):
+        Dots(**options)

@@ -50,6 +50,11 @@ def test_dilation_instead_of_striding_is_torchvisions(dilate):
         torch.testing.assert_close(ours(images), theirs(images), rtol=1e-4, atol=1e-4)
 
 
+def test_dilation_of_more_stages_than_there_are_is_refused():
+    with pytest.raises(ValueError, match=r"dilate=\[.*\] is for 4 stages, but the net has 3"):
+        plain(1, 10, "he_fan_in", dilate=[False, False, False, True])
+
+
 def test_dilation_is_set_by_the_config():
     net = build_net("model=resnet50", "model.dilate=[false,false,true,true]")
     layers = [net.layer2[1].conv2, net.layer3[1].conv2, net.layer4[0].conv2, net.layer4[1].conv2]
