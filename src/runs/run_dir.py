@@ -24,6 +24,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, TextIO
@@ -71,7 +72,13 @@ class RunDir:
             ValueError: the directory was written by version 0.1, or config.yaml holds no config.
         """
         if not (path / "config.yaml").exists():
-            raise FileNotFoundError(f"{path} is not a run directory: there is no config.yaml in it")
+            names = [other.parent.name for other in path.parent.glob("*/config.yaml")]
+            # A name has a part such as bf16-mixed where the hardware does that.
+            similar = get_close_matches(path.name, names, 1)
+            hint = f"; did you mean {path.parent / similar[0]}?" if similar else ""
+            raise FileNotFoundError(
+                f"{path} is not a run directory: there is no config.yaml in it{hint}"
+            )
         return cls(path, read_config(path / "config.yaml"))
 
     @classmethod

@@ -149,6 +149,9 @@ def test_only_a_directory_with_a_config_and_a_checkpoint_is_opened_as_a_trained_
     with pytest.raises(FileNotFoundError, match="is not a run directory: there is no config.yaml"):
         RunDir.open_trained(run_dir.path)
     run_dir.create()
+    mistyped = run_dir.path.with_name(run_dir.path.name.replace("-s0", "-bf16-mixed-s0"))
+    with pytest.raises(FileNotFoundError, match=rf"; did you mean {run_dir.path}\?$"):
+        RunDir.open_trained(mistyped)
     with pytest.raises(FileNotFoundError, match="is not a run directory with a checkpoint"):
         RunDir.open_trained(run_dir.path)
     run_dir.last_checkpoint.parent.mkdir()
