@@ -1,4 +1,4 @@
-"""Evaluate nets: `python -m src.evaluate run=runs/cifar10/resnet56-s0`; see --help."""
+"""Evaluate nets: `python -m src.evaluate run=runs/cifar10/resnet56-bf16-mixed-s0`."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Export a run: `python -m src.export runs/cifar10/resnet56-s0 resnet56.onnx`; see --help."""
+"""Export a run: `python -m src.export RUN resnet56.onnx`; see --help."""
 
 import argparse
 import json

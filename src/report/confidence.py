@@ -63,8 +63,8 @@ def paired_interval(differences: Sample) -> Interval | None:
 def paper_interval(ours: Sample, paper: Row) -> Interval | None:
     """Return the 95% interval of our mean error minus the paper's.
 
-    The paper has a standard deviation for two nets only. The others, most of them single runs, are
-    taken to scatter as our seeds do.
+    The paper has a standard deviation for two nets only. The others, taken to be single runs, are
+    assumed to scatter as our seeds do.
 
     Args:
         ours: Our errors.
