@@ -51,9 +51,11 @@ class ImageNetLoc(ObjectData):
         """Return the images of a split that have an XML file, as paths below the root.
 
         Raises:
-            FileNotFoundError: There are none, or a test image has no XML file.
+            FileNotFoundError: There are none, or no XML file of a test image.
         """
         images = relative_files(self.root, folder, SUFFIXES)
+        if not images:
+            raise FileNotFoundError(f"there are no images in {self.root / folder}")
         described = {
             name.rpartition(".")[0] for name in relative_files(self.annotations, folder, (".xml",))
         }
@@ -92,10 +94,13 @@ class ImageNetLoc(ObjectData):
 
 
 def relative_files(root: Path, folder: str, suffixes: tuple[str, ...]) -> list[str]:
-    """Return the files in a directory and those below it, sorted, as paths below the root."""
+    """Return the files in a directory and those below it, sorted, as paths below the root.
+
+    A subset may consist of links to the directories of some classes.
+    """
     return sorted(
         os.path.relpath(os.path.join(parent, name), root)
-        for parent, _, names in os.walk(root / folder)
+        for parent, _, names in os.walk(root / folder, followlinks=True)
         for name in names
         if name.endswith(suffixes)
     )

@@ -26,7 +26,7 @@ LONGEST_NAME = 200  # file systems allow 255 bytes, with the seed and what tempo
 
 
 def identity_keys(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the flat keys of a config that can change a run's result."""
+    """Return the flat keys of a config that tell runs apart, as they can change a result."""
     flat = flatten(config)
     kept = {key: value for key, value in flat.items() if not EXECUTION_KEYS.fullmatch(key)}
     # These are whatever their directory holds; other data are the same wherever they are.

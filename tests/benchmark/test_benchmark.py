@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import ROOT
 from images_on_disk import make_folders
 from torch.autograd import DeviceType
 
@@ -100,13 +101,14 @@ def test_new_rows_replace_those_of_the_same_measure_and_device(monkeypatch, tmp_
     ]
     benchmark.save(path, old)
     monkeypatch.setattr(benchmark, "device_name", lambda device: "this")
+    monkeypatch.setenv("GIT_COMMIT", "abc0123")
     rows = [{"measure": "step", "value": 2}]
     monkeypatch.setitem(benchmark.MEASURES, "step", lambda options: rows)
     monkeypatch.setattr(sys, "argv", ["benchmark", "step", "-o", str(path)])
     benchmark.main()
     stored = [(row["measure"], row["device"], row["value"]) for row in read_csv(path)]
     assert stored == [("step", "other", 1), ("data", "this", 1), ("step", "this", 2)]
-    assert read_csv(path)[-1]["git_commit"]
+    assert read_csv(path)[-1]["git_commit"] == "abc0123"
     assert capsys.readouterr().out == "measure=step  value=2\n"
 
 
@@ -188,15 +190,16 @@ def test_a_profile_has_the_longest_operations_first_and_a_trace(tmp_path, monkey
     assert (tmp_path / "profile-resnet20.json.gz").exists()
 
 
-@pytest.mark.cifar10
 @pytest.mark.parametrize(
     "speed",
     [
         baselines.bare_step_speed,
-        baselines.plain_loop_speed,
+        pytest.param(baselines.plain_loop_speed, marks=pytest.mark.cifar10),
+        pytest.param(baselines.lightning_module_speed, marks=pytest.mark.cifar10),
     ],
 )
-def test_a_baseline_trains_on_cifar10(speed, monkeypatch):
+def test_a_baseline_trains(speed, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where the marker looks for CIFAR-10
     for module in (baselines, pipelines):
         monkeypatch.setattr(module, "BATCH_SIZE", 8)
     assert speed("resnet20", "32-true", 1) > 0

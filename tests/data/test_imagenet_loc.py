@@ -72,6 +72,16 @@ def test_the_annotations_may_be_in_a_directory_of_their_own(write, read, tmp_pat
         read()
 
 
+def test_a_class_may_be_a_link_and_a_split_without_images_is_named(write, read, tmp_path):
+    write("train/n01/a", ("n01", 1, 1, 10, 10, 0))
+    write("elsewhere/n02/b", dog())
+    (tmp_path / "images/train/n02").symlink_to(tmp_path / "images/elsewhere/n02")
+    with pytest.raises(FileNotFoundError, match="there are no images in .*/images/val$"):
+        read()
+    write("val/v1", dog())
+    assert read().images["train"] == ["train/n01/a.JPEG", "train/n02/b.JPEG"]
+
+
 def test_the_fingerprint_tells_other_images(write, read):
     write("train/n02/b", dog())
     write("val/v1", dog())
