@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
 from tqdm import tqdm
 
@@ -95,15 +95,8 @@ def evaluate(
     views = TestViews(data, protocol)
     # Neither optimizer nor schedule: this module is only evaluated.
     classifier = Classifier(Ensemble(members))
-    forbid_tf32(trainer_config["precision"])
-
-    # Lightning's own progress bar counts batches; ours counts images.
-    images = len(data.test_labels)
-    with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
-        trainer = make_trainer(trainer_config, [ImageProgress(bar), *callbacks])
-        start = time.perf_counter()
-        trainer.test(classifier, datamodule=views, verbose=False)
-        seconds = time.perf_counter() - start  # reading the images included
+    total = len(data.test_labels)
+    trainer, seconds = timed_test(classifier, views, total, trainer_config, callbacks)
 
     # Images that cannot be read may have been skipped, so only those that were scored count.
     _, errors, errors_top5, images = classifier.eval_meter.compute()
@@ -129,17 +122,40 @@ def evaluate(
     return result
 
 
-def make_trainer(trainer_config: dict[str, Any], callbacks: Sequence[Callback]) -> Trainer:
-    """Return a Trainer that evaluates."""
-    return Trainer(
-        **trainer_config,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        plugins=[cluster_environment()],
-        use_distributed_sampler=False,  # the data modules divide batches themselves
-        callbacks=[*callbacks],
-    )
+def timed_test(
+    module: LightningModule,
+    datamodule: LightningDataModule,
+    images: int,
+    trainer_config: dict[str, Any],
+    callbacks: Sequence[Callback],
+) -> tuple[Trainer, float]:
+    """Test a module with a progress bar.
+
+    Args:
+        module: What is tested.
+        datamodule: Has the test images.
+        images: Their number.
+        trainer_config: Arguments of Lightning's Trainer.
+        callbacks: More callbacks for Lightning's Trainer.
+
+    Returns:
+        The Trainer, and the seconds that the test took, those to read the images included.
+    """
+    forbid_tf32(trainer_config["precision"])
+    # Lightning's own progress bar counts batches; ours counts images.
+    with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
+        trainer = Trainer(
+            **trainer_config,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            plugins=[cluster_environment()],
+            use_distributed_sampler=False,  # the data modules divide batches themselves
+            callbacks=[ImageProgress(bar), *callbacks],
+        )
+        start = time.perf_counter()
+        trainer.test(module, datamodule=datamodule, verbose=False)
+        return trainer, time.perf_counter() - start
 
 
 def describe_evaluation(trainer: Trainer, images_per_second: float) -> dict[str, Any]:

@@ -1,19 +1,12 @@
 """Evaluate runs of other tasks than classification on the complete test set of their data."""
 
-import time
 from typing import Any
 
 from hydra.utils import instantiate
 from pytorch_lightning import Callback
-from tqdm import tqdm
 
 from src.data.object_data import ObjectData
-from src.evaluation.evaluator import (
-    ImageProgress,
-    describe_evaluation,
-    make_title,
-    make_trainer,
-)
+from src.evaluation.evaluator import describe_evaluation, make_title, timed_test
 from src.evaluation.image_classifier import load_classifier
 from src.runs.config_files import check_targets
 from src.runs.environment import silence_lightning
@@ -22,7 +15,6 @@ from src.tasks.base import EXAMPLES
 from src.tasks.localization_task import LocalizationTask
 from src.tasks.object_task import ObjectTask
 from src.training.build import load_module
-from src.training.precision import forbid_tf32
 
 
 def evaluate_task_runs(
@@ -52,13 +44,8 @@ def evaluate_task_runs(
     """
     silence_lightning()
     module, data = load_tested(run_dirs, protocol, classifier)
-    forbid_tf32(trainer_config["precision"])
     images = len(data.test_labels)
-    with tqdm(desc="evaluating", total=images, unit=" images", leave=False, disable=None) as bar:
-        trainer = make_trainer(trainer_config, [ImageProgress(bar), *callbacks])
-        start = time.perf_counter()
-        trainer.test(module, datamodule=data, verbose=False)
-        seconds = time.perf_counter() - start  # reading the images included
+    trainer, seconds = timed_test(module, data, images, trainer_config, callbacks)
     metrics = module.pop_eval_metrics()
     if not trainer.is_global_zero:
         return
