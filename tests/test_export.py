@@ -292,5 +292,6 @@ def test_an_exported_state_dict_has_its_normalization_next_to_it(finished_run, t
     metadata = read_metadata(tmp_path / "net.pt")
     assert metadata == json.loads((tmp_path / "net.json").read_text())
     assert {"model", "data", "mean", "std", "channels"} <= metadata.keys()
-    (tmp_path / "net.json").write_text('["of something else"]')
-    assert read_metadata(tmp_path / "net.pt") == {}
+    for text in ('["of something else"]', "no JSON"):
+        (tmp_path / "net.json").write_text(text)
+        assert read_metadata(tmp_path / "net.pt") == {}

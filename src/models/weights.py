@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from contextlib import suppress
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -37,8 +38,10 @@ def read_metadata(path: Path) -> dict[str, Any]:
     A .safetensors file has it in its header, a .pt or .pth file in a JSON file next to it.
     """
     if path.suffix in (".pt", ".pth") and path.with_suffix(".json").is_file():
-        content = json.loads(path.with_suffix(".json").read_text())
-        return content if isinstance(content, dict) and "mean" in content else {}
+        with suppress(ValueError):  # a file of something else
+            content = json.loads(path.with_suffix(".json").read_text())
+            return content if isinstance(content, dict) and "mean" in content else {}
+        return {}
     if path.suffix != ".safetensors" or not path.is_file():
         return {}
     check_packages(path)
