@@ -74,7 +74,7 @@ class RunDir:
         if not (path / "config.yaml").exists():
             names = [other.parent.name for other in path.parent.glob("*/config.yaml")]
             # A name has a part such as bf16-mixed where the hardware does that.
-            similar = get_close_matches(path.name, names, 1)
+            similar = get_close_matches(path.name, names, 1, cutoff=0.4)
             hint = f"; did you mean {path.parent / similar[0]}?" if similar else ""
             raise FileNotFoundError(
                 f"{path} is not a run directory: there is no config.yaml in it{hint}"
