@@ -112,8 +112,15 @@ class Classifier(Task):
         return metrics
 
     def pop_eval_metrics(self) -> Metrics:
-        """Return the metrics of the images evaluated since the last call, and reset them."""
-        metrics = self.mean_metrics(*self.eval_meter.compute())
+        """Return the metrics of the images evaluated since the last call, and reset them.
+
+        Raises:
+            ValueError: There are none, as with data.on_bad=skip and only damaged files.
+        """
+        sums = self.eval_meter.compute()
+        if not sums[-1]:
+            raise ValueError("none of the images to evaluate can be read")
+        metrics = self.mean_metrics(*sums)
         self.eval_meter.reset()
         return metrics
 

@@ -94,3 +94,9 @@ def test_a_summary_has_the_last_training_error_and_the_test_errors():
     summary = Classifier(nn.Identity()).summarize(row)
     errors = {"train_error": 1.0, "val_error": None, "test_error": 2.0, "test_error_top5": 0.5}
     assert summary == errors
+
+
+def test_an_evaluation_without_a_readable_image_is_an_error():
+    module = Classifier(nn.Identity())
+    with pytest.raises(ValueError, match="none of the images to evaluate can be read"):
+        module.pop_eval_metrics()
