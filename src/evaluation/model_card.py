@@ -37,8 +37,9 @@ def command(run_dir: RunDir) -> str:
     if choices["recipe"] != choices["data"]:
         words["recipe"] = choices["recipe"]
         implied = file_defaults("recipe", choices["recipe"])
-    of_net = ("net", "recipe")
-    words |= {k: v for k, v in key.items() if k not in of_net and implied.get(k, key) != v}
+    # Keys that the words above, or the file of the recipe, set already.
+    are_set = {"net", "recipe", *(k for k, value in implied.items() if key.get(k) == value)}
+    words |= {name: value for name, value in key.items() if name not in are_set}
     return " ".join(["python -m src.train", *(_argument(k, v) for k, v in words.items())])
 
 

@@ -26,10 +26,9 @@ Net = tuple[str, Sequence[Row]]  # its name, and the rows of its seeds
 
 # Nets are compared that differ in one of these, and in nothing else that a row has.
 FACTORS = (("family", "shortcut"), ("depth",), ("precision",))
-SETTING = (
-    *("way", "iterations", "val_images", "protocol", "context", "departures"),
-    "batch_norm_images",
-)
+SETTING = ("way", "protocol", "context")
+# What rows without a `way`, which older versions wrote, have in its place.
+OLD_SETTING = ("iterations", "val_images", "departures", "batch_norm_images")
 SEEDS = 5  # of each net, as the paper has for ResNet-110
 # What the nets of a task are compared by: names and keys of a row. The last counts for the test.
 ERRORS = (("training error", "train_error"), ("test error", "test_error"))
@@ -150,7 +149,11 @@ def _pairs(nets: Sequence[Net]) -> Iterator[tuple[Net, Net]]:
         return tuple(map(net[1][0].get, keys))
 
     for factor in FACTORS:
-        same = [*SETTING, *(key for keys in FACTORS if keys != factor for key in keys)]
+        same = [
+            *SETTING,
+            *OLD_SETTING,
+            *(key for keys in FACTORS if keys != factor for key in keys),
+        ]
         for first, *others in group_by(nets, partial(values, keys=same)).values():
             for other in others:
                 # Nets may also differ in what no row names, such as their widths.

@@ -111,9 +111,10 @@ class LocalizationTask(ObjectTask):
         truth: list[Tensor] = []
         found: list[Tensor] = []
         wanted = {result.image_id: result for result in self.results[:count]}
-        positions = iter(range(len(data.indices["test"])))
-        while wanted:
-            image, target = data.example("test", next(positions))
+        for position in range(len(data.indices["test"])):
+            if not wanted:
+                break
+            image, target = data.example("test", position)
             result = wanted.pop(int(target["image_id"]), None)
             if result is None:
                 continue  # an image without objects

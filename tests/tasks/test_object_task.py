@@ -1,4 +1,4 @@
-"""What tasks on images with objects share: what a schedule is told, and how a run is finished."""
+"""Tasks on images with objects: the errors that a schedule receives, and how a run is finished."""
 
 from types import SimpleNamespace
 
@@ -14,15 +14,15 @@ from small_tasks import DETECTION, LOCALIZATION, SEGMENTATION, make_module
         (LOCALIZATION, "localization_error", [30, 100]),
     ],
 )
-def test_the_schedule_is_told_an_error_which_is_100_if_nothing_was_evaluated(
+def test_the_schedule_receives_an_error_which_is_100_if_nothing_was_evaluated(
     find, options, metric, errors
 ):
     module, _ = make_module(find, *options)
-    told = []
-    module.schedule = SimpleNamespace(on_eval_error=told.append)
+    received = []
+    module.schedule = SimpleNamespace(on_eval_error=received.append)
     module.on_evaluated({metric: 30.0})
     module.on_evaluated({})
-    assert told == errors
+    assert received == errors
 
 
 @pytest.mark.parametrize("options", [DETECTION, SEGMENTATION, LOCALIZATION])
