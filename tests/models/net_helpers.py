@@ -38,3 +38,16 @@ def randomize_batch_norm(net, statistics=False):
                 module.running_mean.uniform_(0.5, 1.0)
                 module.running_var.uniform_(0.5, 1.0)
     return net
+
+
+def score_by_convolutions(net, images):
+    """Apply the fc layers of a VGG net as a 7x7 and two 1x1 convolutions; average the scores.
+
+    That is the dense testing of Sec. 3.2 of its paper. torchvision's nets pool the last map of
+    larger images to 7x7 instead.
+    """
+    first, second, third = (net.classifier[i] for i in (0, 3, 6))
+    x = net.features(images)
+    x = F.relu(F.conv2d(x, first.weight.view(-1, x.shape[1], 7, 7), first.bias))
+    x = F.relu(F.conv2d(x, second.weight[:, :, None, None], second.bias))
+    return F.conv2d(x, third.weight[:, :, None, None], third.bias).mean((2, 3))

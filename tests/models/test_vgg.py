@@ -1,7 +1,7 @@
 import pytest
 import torch
 from hydra.errors import InstantiationException
-from net_helpers import build_net, complexity
+from net_helpers import build_net, complexity, score_by_convolutions
 from torch import nn
 from torch.nn import functional as F
 
@@ -46,15 +46,6 @@ def test_net_c_ends_its_last_three_stages_in_1x1_convolutions():
         m.kernel_size[0] for m in build_net("model=vgg16c").features if isinstance(m, nn.Conv2d)
     ]
     assert sizes == [3, 3, 3, 3, 3, 3, 1, 3, 3, 1, 3, 3, 1]
-
-
-def score_by_convolutions(net, x):
-    """Sec. 3.2: apply the fc layers as a 7x7 and two 1x1 convolutions, then average the scores."""
-    first, second, third = (net.classifier[i] for i in (0, 3, 6))
-    x = net.features(x)
-    x = F.relu(F.conv2d(x, first.weight.view(-1, x.shape[1], 7, 7), first.bias))
-    x = F.relu(F.conv2d(x, second.weight[:, :, None, None], second.bias))
-    return F.conv2d(x, third.weight[:, :, None, None], third.bias).mean((2, 3))
 
 
 @pytest.mark.parametrize("size", [(28, 28), (32, 28), (40, 55), (31, 31)])

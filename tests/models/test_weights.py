@@ -9,6 +9,7 @@ from conftest import compose_run
 from data.images_on_disk import make_folders
 from hydra import compose
 from hydra.utils import instantiate
+from net_helpers import score_by_convolutions
 from torch import nn
 from torch.nn import functional as F
 
@@ -109,18 +110,6 @@ def randomized(name):
     return net
 
 
-def dense_vgg_scores(net, images):
-    """Apply a torchvision VGG net fully convolutionally: the scores, averaged over all places.
-
-    (torchvision itself pools the last map of larger images to 7x7.)
-    """
-    first, second, third = (net.classifier[i] for i in (0, 3, 6))
-    x = net.features(images)
-    x = F.relu(F.conv2d(x, first.weight.view(-1, x.shape[1], 7, 7), first.bias))
-    x = F.relu(F.conv2d(x, second.weight[:, :, None, None], second.bias))
-    return F.conv2d(x, third.weight[:, :, None, None], third.bias).mean((2, 3))
-
-
 RESNETS = "resnet18 resnet34 resnet50 resnet101 resnet152 resnext50_32x4d resnext101_32x8d".split()
 RESNETS += ["wide_resnet50_2", "wide_resnet101_2"]
 VGGS = [f"vgg{depth}{suffix}" for depth in (11, 13, 16, 19) for suffix in ("", "_bn")]
@@ -151,7 +140,7 @@ def check_scores(name, sizes):
     for view in views:
         images = (view / 255 - mean[:, None, None]) / std[:, None, None]
         larger = "vgg" in name and view.shape[2:] != (224, 224)
-        expected = dense_vgg_scores(theirs, images) if larger else theirs(images)
+        expected = score_by_convolutions(theirs, images) if larger else theirs(images)
         spread = expected.std().item()
         scores = net(view.permute(0, 2, 3, 1))
         torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5 * spread)
