@@ -1,6 +1,5 @@
-"""Compose and validate configs with Hydra, and find the run directory that belongs to one."""
+"""Compose configs with Hydra, and find the run directory that belongs to one."""
 
-import re
 from inspect import signature
 from pathlib import Path
 from pydoc import locate
@@ -12,44 +11,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 import src.training.launcher  # noqa: F401 (registers hydra/launcher=devices)
-from src.familiar_words import explain_word
-from src.runs.config_files import CONF, file_defaults, flatten, task_name
+from src.config_values import check_ranges, check_task, check_values
+from src.runs.config_files import CONF, file_defaults, flatten
 from src.runs.loggers import check_loggers
 from src.runs.naming import run_key, run_name
 from src.runs.run_dir import RunDir
 
-KINDS = {
-    bool: "true or false",
-    int: "an integer",
-    float: "a number",
-    list: "a list",
-    str: "a string",
-}
-# Keys that may be null, which turns something off, although their default is not null.
-NULLABLE = (
-    "recipe.schedule.warmup_from_n",
-    "recipe.detector.region_size",
-    "weights",
-    "localizer",
-    "data.scales",
-)
-# Keys that accept values of other types than their default has. The net has a better message for
-# n=2.5: it names the nearest depths.
-ACCEPTED = {
-    "n": int | float,
-    "model.n": int | float,
-    "protocol": str | list,
-    "trainer.devices": int | str | list,
-    "trainer.deterministic": bool | str,
-    "trainer.precision": int | str,
-}
-# Groups whose keys are all in the files; +KEY=VALUE adds arguments elsewhere. The learning rate is
-# one of the schedule.
-CLOSED_GROUPS = re.compile(r"sweep\.|recipe\.(?!(optimizer|schedule)\.)|recipe\.optimizer\.lr$")
 # Lightning's short names: one precision is one run.
 PRECISIONS = {"16": "16-mixed", "bf16": "bf16-mixed", "32": "32-true", "64": "64-true"}
-AT_LEAST_ONE = ("iterations", "batch_size", "log_every", "eval_every", "checkpoint_every")
-MINIMUM = dict.fromkeys(AT_LEAST_ONE, 1) | {"precise_bn_batches": 0}
 
 
 def compose_config(*overrides: str, config_name: str = "train") -> DictConfig:
@@ -96,8 +65,8 @@ def resolve(config: DictConfig, config_name: str) -> tuple[dict[str, Any], dict[
     given = [f"{name}={choices[name]}" for name in ("model", "data", "task") if name in choices]
     usual = compose(config_name, given)
     values, defaults = to_dict(config), to_dict(usual)
-    _check_values(values, defaults, choices)
-    _check_task(values, choices)
+    check_values(values, defaults, choices)
+    check_task(values, choices)
     if values["model"]["_target_"] == "???":
         raise ValueError(
             "model=custom needs model._target_=FUNCTION, such as torchvision.models.resnet18, and "
@@ -131,25 +100,6 @@ def join_protocol(protocol: str | list[Any]) -> str:
     """
     parts = protocol.split("+") if isinstance(protocol, str) else map(str, protocol)
     return "+".join(sorted(parts, key=lambda part: part != "refine"))
-
-
-def _check_task(values: dict[str, Any], choices: dict[str, str]) -> None:
-    """Check that the data have labels for the task."""
-    task = task_name(choices)
-    labels = "localization" if task == "rcnn" else task
-    tasks = values["data"].get("tasks", ["classification"])
-    if labels not in tasks:
-        problem = f"data={choices['data']} has no labels for {labels}"
-        if "recipe" not in values:
-            raise ValueError(f"{problem}: evaluate a run with run=DIRECTORY")
-        raise ValueError(f"{problem}: set task={' or task='.join(tasks)}")
-    if "localizer" in values and (task == "rcnn") != bool(values["localizer"]):
-        raise ValueError("task=rcnn alone needs localizer=RUN, the run directory of a localizer")
-    if values.get("weights") and task == "classification" and "recipe" in values:
-        raise ValueError(
-            "only tasks other than classification start from weights=: to evaluate a file, python "
-            "-m src.evaluate weights=FILE"
-        )
 
 
 def _set_num_classes(values: dict[str, Any], default_model: dict[str, Any]) -> None:
@@ -191,44 +141,6 @@ def _leave_out_arguments(recipe: dict[str, Any], file_values: dict[str, Any]) ->
                 del options[key]
 
 
-def _check_values(
-    values: dict[str, Any], defaults: dict[str, Any], choices: dict[str, str]
-) -> None:
-    flat_defaults = flatten(defaults)
-    known = {**flat_defaults, **file_defaults("recipe", choices.get("recipe", ""))}
-    groups = {group: key for key in flat_defaults for group in parents(key)}
-    for key, value in flatten(values).items():
-        answer = explain_word(f"{key}={value}")
-        unread = CLOSED_GROUPS.match(key) and key not in known
-        if key.partition(".")[0] not in defaults or unread:
-            raise ValueError(answer or f"there is no key {key}; --help lists all keys")
-        if (key in groups or flat_defaults.get(key) == {}) and not isinstance(value, dict):
-            example = groups.get(key, f"{key}.NAME")
-            raise ValueError(answer or f"{key}={value}: set its keys, such as {example}")
-        if answer and key.startswith("trainer.") and key not in flat_defaults:
-            raise ValueError(answer)  # an argument of Lightning's Trainer that a run sets itself
-        # A dict in place of a single value.
-        for name in parents(key):
-            single = flat_defaults.get(name)
-            if type(single) in KINDS:
-                raise ValueError(f"{name} must be {KINDS[type(single)]}, such as {single}")
-        default = flat_defaults.get(key)
-        kind = type(default)
-        if kind not in KINDS or (value is None and key in NULLABLE):
-            continue  # such as arguments of Lightning's Trainer that are added with +
-        accepted = ACCEPTED.get(key, int | float if kind is float else kind)
-        # To Python, true is an integer.
-        is_wrong_bool = isinstance(value, bool) and kind is not bool
-        if not isinstance(value, accepted) or is_wrong_bool:
-            raise ValueError(f"{key}={value} must be {KINDS[kind]}, such as {default}")
-
-
-def parents(key: str) -> list[str]:
-    """Return the groups that a flat key is in: `a` and `a.b` for `a.b.c`."""
-    parts = key.split(".")
-    return [".".join(parts[:end]) for end in range(1, len(parts))]
-
-
 def find_run_dir(config: DictConfig) -> RunDir:
     """Return the run directory that belongs to a composed config, with `precision: auto` resolved.
 
@@ -236,12 +148,7 @@ def find_run_dir(config: DictConfig) -> RunDir:
         ValueError: a value that no run can have.
     """
     values, defaults = resolve(config, "train")
-    if not 0 <= values["seed"] < 2**32:  # NumPy's limit
-        raise ValueError(f"seed={values['seed']} must be from 0 to 2**32 - 1")
-    for key, minimum in MINIMUM.items():
-        value = values["recipe"][key]
-        if value < minimum:
-            raise ValueError(f"recipe.{key}={value} must be at least {minimum}")
+    check_ranges(values)
 
     from src.training.precision import resolve_precision  # imports torch
 
