@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from src.report.comparison import group_names, group_seeds, layers_cell
 from src.report.confidence import Sample
+from src.report.grouping import group_seeds
+from src.report.labels import group_names, layers_cell
 from src.report.results import Run
 from src.tables import Row, markdown_table
 

@@ -5,9 +5,11 @@ from math import nan
 from statistics import mean
 
 from src.report.colors import family_color
-from src.report.comparison import DEPTH, group_by, join
+from src.report.comparison import DEPTH
 from src.report.convergence import IN_A_ROW, THRESHOLDS, first_below
 from src.report.figures import Style, add_legend, new_figure, plt
+from src.report.grouping import group_by
+from src.report.labels import join
 from src.report.results import Run, group_runs
 
 

@@ -6,8 +6,8 @@ from statistics import mean
 
 from matplotlib.ticker import MaxNLocator
 
-from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, error_limit, new_figure, plt, styles
+from src.report.grouping import group_by
 from src.report.results import Curve, Run
 
 AXES_PER_ROW = 3

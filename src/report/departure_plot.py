@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from src.report.colors import family_color
-from src.report.comparison import group_by
 from src.report.departures import departure_rows, interval, net_and_length
 from src.report.figures import new_figure, plt, verbatim
+from src.report.grouping import group_by
 from src.report.results import Run
 
 HEIGHT = 0.32  # of a line, in inches

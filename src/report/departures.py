@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from src.report.comparison import changed_keys, complete_keys, describe_change, group_by
+from src.report.comparison import changed_keys, complete_keys, describe_change
 from src.report.confidence import Sample, difference_interval, format_difference
+from src.report.grouping import group_by
 from src.report.results import Run
 from src.tables import Row, markdown_table
 

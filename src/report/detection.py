@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from statistics import mean
 from typing import NamedTuple
 
-from src.report.comparison import group_seeds, layers_cell, names_with_protocols
 from src.report.confidence import Sample
 from src.report.differences import Measures, seed_statistics
+from src.report.grouping import group_seeds
 from src.report.improvements import gains, is_baseline
+from src.report.labels import layers_cell, names_with_protocols
 from src.tables import Row, markdown_table
 
 

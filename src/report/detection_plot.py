@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from src.report.comparison import group_by
 from src.report.curves import mean_curve
 from src.report.figures import Style, add_legend, net_labels, new_figure, plt, styles
+from src.report.grouping import group_by
 from src.report.results import Run
 from src.tables import read_csv
 

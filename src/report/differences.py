@@ -4,21 +4,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from src.report.comparison import (
-    CENTER,
-    DEPTH,
-    NET,
-    group_by,
-    group_seeds,
-    join,
-    names_with_protocols,
-)
+from src.report.comparison import CENTER, DEPTH, NET
 from src.report.confidence import (
     Sample,
     detectable_difference,
     difference_interval,
     format_difference,
 )
+from src.report.grouping import group_by, group_seeds
+from src.report.labels import join, names_with_protocols
 from src.report.results import FIRST_FAMILIES, Run, group_runs
 from src.tables import Row
 

@@ -13,7 +13,8 @@ from matplotlib import pyplot as plt
 from matplotlib.legend_handler import HandlerTuple
 
 from src.report.colors import family_color
-from src.report.comparison import group_by, join, variant_labels
+from src.report.grouping import group_by
+from src.report.labels import join, variant_labels
 from src.report.results import Run
 
 MARKERS = "osD^vP"

@@ -13,10 +13,11 @@ from plotly import graph_objects as go
 from plotly.io import to_html
 from plotly.offline import get_plotlyjs
 
-from src.report.comparison import group_seeds, layers_cell
 from src.report.detection import class_lines, detection_facts, detection_lines
 from src.report.differences import claim, degradation, seed_statistics
+from src.report.grouping import group_seeds
 from src.report.interactive import FILTERS, axis_views, curve_figures, depth_figures, filter_values
+from src.report.labels import layers_cell
 from src.report.reading import Skipped
 from src.report.results import Run, classifies
 from src.report.results_table import results_lines

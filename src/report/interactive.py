@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 from plotly import graph_objects as go
 
 from src.report.colors import family_color
-from src.report.comparison import DEPTH, group_by, join, layers_cell
+from src.report.comparison import DEPTH
 from src.report.figures import Style, error_limit, styles
+from src.report.grouping import group_by
+from src.report.labels import join, layers_cell
 from src.report.results import BY_DEPTH, CURVES, Run, group_runs
 from src.tables import Row
 

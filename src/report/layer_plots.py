@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from statistics import mean, median
 
-from src.report.comparison import group_by
 from src.report.figures import Style, add_legend, net_labels, new_figure, plt, styles
+from src.report.grouping import group_by
 from src.report.results import Metrics, Run
 
 LOG_SCALE_FROM = 30  # times the median response

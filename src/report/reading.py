@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from src.report.comparison import CENTER, SEED, WAY, comparison_key, departures, group_by
+from src.report.comparison import CENTER, SEED, WAY, comparison_key, departures
+from src.report.grouping import group_by
 from src.report.results import BY_DEPTH, FIRST_FAMILIES, STATES, Metrics, Run
 from src.runs.config_files import task_name
 from src.runs.naming import family

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from src.report.comparison import group_by
 from src.report.convergence import convergence_rows, convergence_table
 from src.report.convergence_plot import draw_convergence
 from src.report.curves import draw_curves
@@ -17,6 +16,7 @@ from src.report.detection import detection_facts, detection_table
 from src.report.detection_plot import draw_metric, draw_precision
 from src.report.differences import degradation, seed_statistics
 from src.report.figures import save_figure
+from src.report.grouping import group_by
 from src.report.html import write_page
 from src.report.layer_plots import draw_gradients, draw_responses
 from src.report.reading import Skipped

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from src.report.comparison import comparison_key, group_by, variant_labels
+from src.report.comparison import comparison_key
+from src.report.grouping import group_by
+from src.report.labels import variant_labels
 from src.tables import Row
 
 Curve = list[tuple[float, float]]  # (iteration, value)

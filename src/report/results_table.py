@@ -4,12 +4,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.report.comparison import PAPER_DATA, group_names, group_seeds, layers_cell, paper_result
+from src.report.comparison import PAPER_DATA, paper_result
 from src.report.confidence import Sample, format_difference, paper_interval
 from src.report.convergence import convergence_table
 from src.report.departures import departure_table
 from src.report.detection import detection_list, detection_table
 from src.report.differences import seed_statistics
+from src.report.grouping import group_seeds
+from src.report.labels import group_names, layers_cell
 from src.tables import Row, markdown_table, read_csv
 
 SPEED = ("measure", "net", "subject", "precision", "value", "unit", "src.train / this")

@@ -3,9 +3,9 @@
 import math
 from collections.abc import Sequence
 
-from src.report.comparison import group_by
 from src.report.curves import mean_curve
 from src.report.figures import Style, add_legend, new_figure, plt, styles
+from src.report.grouping import group_by
 from src.report.layer_plots import by_layer
 from src.report.results import Run
 

@@ -7,8 +7,8 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 from wandb.plot import CustomChart
 
-from src.report.comparison import group_by
 from src.report.differences import claim, degradation
+from src.report.grouping import group_by
 from src.report.report_dir import RESPONSES, file_name
 from src.report.results import Run
 from src.report.results_table import results_table

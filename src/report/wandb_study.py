@@ -8,7 +8,9 @@ from tempfile import TemporaryDirectory
 import wandb
 from wandb.plot import CustomChart
 
-from src.report.comparison import DEPTH, group_by, join
+from src.report.comparison import DEPTH
+from src.report.grouping import group_by
+from src.report.labels import join
 from src.report.report_dir import PAGE, write_report
 from src.report.results import BY_DEPTH, Run, group_runs
 from src.report.results_table import group_seeds, results_lines

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import wandb
 
-from src.report.comparison import group_by
+from src.report.grouping import group_by
 from src.report.reading import read_runs
 from src.report.results import Run, classifies
 from src.report.wandb_study import save_study

@@ -8,8 +8,8 @@ import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 from wandb_workspaces.workspaces.internal import get_view_dict
 
-from src.report.comparison import group_by
 from src.report.figures import error_limit, styles
+from src.report.grouping import group_by
 from src.report.results import CURVES, Run
 from src.runs.naming import curve_name
 from src.runs.run_dir import RunDir

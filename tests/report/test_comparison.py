@@ -1,17 +1,7 @@
 import pytest
-from run_dirs import make_config, read_conf
+from run_dirs import make_config
 
-from src.report.comparison import (
-    DEPTH,
-    NET,
-    SEED,
-    comparison_key,
-    departures,
-    group_by,
-    paper_result,
-    short_names,
-    variant_labels,
-)
+from src.report.comparison import DEPTH, NET, SEED, comparison_key, departures, paper_result
 
 IMAGENET_IMAGES = 1281167
 
@@ -49,7 +39,7 @@ def test_a_key_that_a_stored_config_lacks_has_its_default():
     other = make_config(recipe__precise_bn_batches=200)
     assert comparison_key(stored, SEED) == comparison_key(make_config(), SEED)
     assert comparison_key(stored, SEED) != comparison_key(other, SEED)
-    assert (departures(stored), variant_labels([stored], ["resnet"])) == ("", [""])
+    assert departures(stored) == ""
     assert departures(other) == "precise_bn_batches 200, not 0"
 
 
@@ -93,34 +83,6 @@ def test_fewer_images_than_the_papers_are_a_departure():
     config["data"]["val_images"] = 1167
     assert "images" not in departures(config, IMAGENET_IMAGES - 1167)
     assert departure in departures(config, 127)
-
-
-def test_labels_leave_out_defaults_and_what_all_runs_have():
-    configs = [
-        make_config("plain", recipe__iterations=2000),
-        make_config("resnet", recipe__iterations=2000, trainer__precision="bf16-mixed"),
-        make_config("resnet", recipe__iterations=2000, model__shortcut="B", seed=1),
-    ]
-    names = ["plain", "residual", "residual"]
-    assert variant_labels(configs, names) == ["", "bf16-mixed", "shortcut B"]
-    assert variant_labels(configs, names, r"model\..*") == ["", "", "shortcut B"]
-    assert variant_labels(configs[1:2], names[1:2]) == [""]
-
-
-def test_nets_of_one_name_that_differ_by_their_files_alone_have_different_labels():
-    """Table 3: these values are the defaults of their files, so none of them was changed."""
-    files = ("resnet34", "resnet34b", "resnet34c", "resnet50")
-    configs = []
-    for name in files:
-        config = make_config(data="imagenet")
-        config["choices"]["model"], config["model"] = name, read_conf("model", name)
-        configs.append(config)
-    by_depth = variant_labels(configs, ["residual-34"] * 3 + ["residual-50"])
-    assert by_depth == ["shortcut A", "shortcut B", "shortcut C", ""]
-    by_family = variant_labels(configs, ["residual"] * 4)
-    # ResNet-34 B and ResNet-50 differ in depth alone.
-    assert by_family == ["shortcut A", "shortcut B", "shortcut C", "shortcut B"]
-    assert variant_labels(configs[:2], ["residual-34", "plain-34"]) == ["", ""]
 
 
 def paper(model, shortcut="A", data="cifar10", depth=None, **protocol):
@@ -181,16 +143,3 @@ def test_imagenet_results_are_compared_by_the_same_protocol(protocol, net, short
 def test_vgg_results_are_compared_by_the_scales_of_training_and_test(net, scales, protocol, result):
     found = paper(net, None, "imagenet", protocol=protocol, scales=scales)
     assert (found and (found["error"], found["error_top5"])) == result
-
-
-def test_groups_keep_the_order_of_unsorted_items():
-    assert group_by([3, 1, 5, 2], lambda i: i % 2) == {1: [3, 1, 5], 0: [2]}
-
-
-def test_short_names_keep_the_net_and_drop_what_all_names_have():
-    assert short_names(["plain20-a-b", "resnet20-a-b"]) == ["plain20", "resnet20"]
-    assert short_names(["resnet20-lr1-bf16-mixed", "resnet20-lr1"]) == [
-        "resnet20-bf16-mixed",
-        "resnet20",
-    ]
-    assert short_names(["resnet20-lr1"]) == ["resnet20-lr1"]

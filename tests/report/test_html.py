@@ -7,9 +7,9 @@ import shutil
 import pytest
 from run_dirs import make_config, write_run
 
-from src.report.comparison import group_by
 from src.report.differences import claim
 from src.report.figures import styles
+from src.report.grouping import group_by
 from src.report.html import write_page
 from src.report.reading import read_runs
 from src.report.results_table import results_table

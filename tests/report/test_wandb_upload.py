@@ -8,9 +8,10 @@ import wandb
 from fake_wandb_server import OfflineRun
 from run_dirs import make_config, write_run
 
+from src.report.grouping import group_seeds
 from src.report.reading import read_runs
 from src.report.results import BY_DEPTH
-from src.report.results_table import group_seeds, results_lines
+from src.report.results_table import results_lines
 from src.report.wandb_upload import complete_runs, send_sweep, send_to_wandb
 from src.runs.run_dir import RunDir
 from src.runs.wandb_identity import WandbIdentity
