@@ -5,6 +5,7 @@ from contextlib import redirect_stdout
 from types import SimpleNamespace
 
 from ranks import run_on_ranks
+from torch import nn
 
 from src.evaluation.task_evaluator import evaluate_task_runs
 from src.runs.run_dir import RunDir
@@ -59,3 +60,16 @@ def evaluate_share(path, world_size, protocol):
     with redirect_stdout(io.StringIO()) as printed:
         evaluate_task_runs([RunDir.open(path)], options, protocol)
     return printed.getvalue()
+
+
+def make_detector(find, *overrides, seed=0):
+    """Build an untrained detector, in evaluation, with an image that it takes."""
+    options = [f"seed={seed}", "recipe.detector.min_score=0.0", *overrides]
+    module, data = make_module(find, *DETECTION, *options)
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):  # otherwise the maps of such a net are all alike
+            norm.running_mean.normal_()
+    nn.init.normal_(module.detector.roi_heads.box_predictor.cls_score.weight, std=0.5)
+    nn.init.normal_(module.detector.roi_heads.box_predictor.bbox_pred.weight, std=0.2)
+    image = data.example("test", 0).image
+    return module.eval(), image

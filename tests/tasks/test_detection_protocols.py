@@ -4,8 +4,7 @@ import json
 
 import pytest
 import torch
-from small_tasks import DETECTION, EVALUATION, make_module
-from torch import nn
+from small_tasks import DETECTION, EVALUATION, make_detector
 
 from src import train
 from src.config import join_protocol
@@ -15,36 +14,14 @@ from src.runs.run_dir import RunDir
 from src.tasks.detection_protocols import (
     DetectionProtocol,
     ImagePredictor,
-    ScaledImage,
     above,
-    compute_map,
     detect,
-    lower_scale,
     most_probable,
     parse_protocol,
-    pyramid_features,
     vote,
 )
 
 CENTER = DetectionProtocol(False, ())
-
-
-@pytest.fixture
-def make_detector(find):
-    """Build an untrained detector, in evaluation, with an image that it takes."""
-
-    def make(*overrides, seed=0):
-        options = [f"seed={seed}", "recipe.detector.min_score=0.0", *overrides]
-        module, data = make_module(find, *DETECTION, *options)
-        for norm in module.modules():
-            if isinstance(norm, nn.BatchNorm2d):  # otherwise the maps of such a net are all alike
-                norm.running_mean.normal_()
-        nn.init.normal_(module.detector.roi_heads.box_predictor.cls_score.weight, std=0.5)
-        nn.init.normal_(module.detector.roi_heads.box_predictor.bbox_pred.weight, std=0.2)
-        image = data.example("test", 0).image
-        return module.eval(), image
-
-    return make
 
 
 def objects(*rows):
@@ -55,16 +32,6 @@ def objects(*rows):
         "labels": torch.tensor(labels),
         "scores": torch.tensor(scores, dtype=torch.float32),
     }
-
-
-@pytest.mark.parametrize("side", [32, 64, 96])
-def test_the_limit_of_the_longer_side_grows_with_the_scale(make_detector, side):
-    module, _ = make_detector()  # trained at 64 pixels, of the longer side as well
-    for image, size in (
-        (torch.rand(3, 64, 64), (side, side)),
-        (torch.rand(3, 40, 160), (side // 4, side)),
-    ):
-        assert compute_map(module.detector, image, side)[0].size == size
 
 
 def test_boxes_of_one_class_vote_by_their_scores():
@@ -102,38 +69,8 @@ def test_objects_are_those_above_the_minimum_with_an_area():
     assert found["boxes"].tolist() == [[0, 0, 2, 2], [0, 0, 3, 3]]
 
 
-# Octaves from 16 pixels at scales 0.5, 1 and 2, for 16 pixels 1 + 0 and 0 + 1: the first of equals.
-@pytest.mark.parametrize(("side", "lower"), [(1, 1), (15, 1), (16, 0), (17, 0), (40, 0)])
-def test_regions_are_pooled_at_the_two_scales_that_bring_them_nearest_to_the_target(side, lower):
-    box = torch.tensor([[3.0, 5.0, 3 + side / 2, 5 + 2 * side]])  # the side of an equal square
-    assert lower_scale(box, [0.5, 1.0, 2.0], 16).tolist() == [lower]
-
-
-def test_a_single_scale_serves_all_regions():
-    assert lower_scale(torch.rand(3, 4), [1.0], 16).tolist() == [0, 0, 0]
-
-
-def test_of_two_scales_the_greater_value_of_each_feature_counts(make_detector):
-    module, _ = make_detector("recipe.detector.region_size=1")
-    regions = module.detector.roi_heads.box_roi_pool
-    regions.per_region.part = lambda x: x.flatten(1)[:, :2]
-    regions.per_region.out_channels = 2
-    # Channels that are constant over each map, so that pooling does not change them.
-    values = torch.tensor([[1.0, 5.0], [3.0, 2.0], [9.0, 9.0]])
-    sizes = [(32, 32), (64, 64), (128, 128)]
-    pyramid = [
-        ScaledImage(value[None, :, None, None].expand(1, 2, h // 2, w // 2), (h, w))
-        for value, (h, w) in zip(values, sizes, strict=True)
-    ]
-    # A region of one step on the map is 2 pixels: as large as the first box at scale 1, and the
-    # second at scale 2.
-    boxes = torch.tensor([[10.0, 10, 14, 14], [10, 10, 11, 11]])
-    features = pyramid_features(regions, pyramid, boxes, (64, 64))
-    assert features.tolist() == [[3, 5], [9, 9]]
-
-
-def test_a_region_has_the_context_of_its_own_image(make_detector):
-    module, image = make_detector("recipe.detector.context=true")
+def test_a_region_has_the_context_of_its_own_image(find):
+    module, image = make_detector(find, "recipe.detector.context=true")
     other = image.flip(-1)
     regions = module.detector.roi_heads.box_roi_pool
     boxes = [torch.tensor([[0.0, 0, 20, 20], [5, 5, 60, 50]]), torch.tensor([[1.0, 1, 30, 30]])]
@@ -157,8 +94,8 @@ def test_context_is_learned_and_changes_what_is_detected(tiny):
 
 
 @pytest.mark.parametrize("context", [True, False])
-def test_one_scale_without_refinement_gives_the_detections_of_torchvision(make_detector, context):
-    module, image = make_detector(f"recipe.detector.context={context}")
+def test_one_scale_without_refinement_gives_the_detections_of_torchvision(find, context):
+    module, image = make_detector(find, f"recipe.detector.context={context}")
     with torch.no_grad():
         (expected,) = module(([image], None))
         found = detect([module.detector], module.normalized([image]), CENTER)
@@ -167,8 +104,8 @@ def test_one_scale_without_refinement_gives_the_detections_of_torchvision(make_d
         torch.testing.assert_close(found[key], expected[key], atol=1e-3, rtol=1e-4)
 
 
-def test_an_image_of_another_size_is_resized_and_its_boxes_back(make_detector):
-    module, image = make_detector()
+def test_an_image_of_another_size_is_resized_and_its_boxes_back(find):
+    module, image = make_detector(find)
     image = image[:, :40, :50].repeat_interleave(3, 1).repeat_interleave(2, 2)  # 120 x 100
     with torch.no_grad():
         (expected,) = module(([image], None))
@@ -177,8 +114,8 @@ def test_an_image_of_another_size_is_resized_and_its_boxes_back(make_detector):
     torch.testing.assert_close(found["boxes"], expected["boxes"], atol=1e-2, rtol=1e-3)
 
 
-def test_twice_the_same_detector_finds_what_it_finds_alone(make_detector):
-    module, image = make_detector()
+def test_twice_the_same_detector_finds_what_it_finds_alone(find):
+    module, image = make_detector(find)
     inputs = module.normalized([image])
     protocol = DetectionProtocol(True, (43, 64, 85))
     with torch.no_grad():
@@ -190,8 +127,8 @@ def test_twice_the_same_detector_finds_what_it_finds_alone(make_detector):
             torch.testing.assert_close(one, two)
 
 
-def test_an_ensemble_averages_scores_and_boxes_over_the_proposals_of_all(make_detector):
-    (one, image), (other, _) = make_detector(), make_detector(seed=1)
+def test_an_ensemble_averages_scores_and_boxes_over_the_proposals_of_all(find):
+    (one, image), (other, _) = make_detector(find), make_detector(find, seed=1)
     inputs = [module.normalized([image])[0] for module in (one, other)]
     detectors = [one.detector, other.detector]
     with torch.no_grad():
@@ -210,8 +147,8 @@ def test_an_ensemble_averages_scores_and_boxes_over_the_proposals_of_all(make_de
     assert close[inside].all(1).float().mean() > 0.5
 
 
-def test_refinement_adds_as_many_predictions_from_the_regressed_boxes(make_detector):
-    module, image = make_detector()
+def test_refinement_adds_as_many_predictions_from_the_regressed_boxes(find):
+    module, image = make_detector(find)
     inputs = module.normalized([image])
     with torch.no_grad():
         predictor = ImagePredictor([module.detector], inputs, ())
