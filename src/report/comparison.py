@@ -115,7 +115,12 @@ def departures(config: Config, train_images: int | None = None) -> str:
 
 def describe_change(key: str, value: Any, default: Any) -> str:
     """Describe a value such as `batch_size 64, not 128`."""
-    return f"{key.rpartition('.')[2]} {value}, not {default}"
+    return f"{key.rpartition('.')[2]} {as_in_yaml(value)}, not {as_in_yaml(default)}"
+
+
+def as_in_yaml(value: Any) -> str:
+    """Return a value as config files and the command line have it: `true` and `null`."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
 
 
 def paper_result(row: Row) -> Row | None:

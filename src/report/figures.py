@@ -128,7 +128,7 @@ def new_figure(
 
 
 def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -> None:
-    """Add a legend below the axes, which makes the figure higher by its rows.
+    """Add a legend below the axes, which makes the figure higher by its rows, and wide enough.
 
     Args:
         figure: The figure.
@@ -144,6 +144,9 @@ def add_legend(figure: plt.Figure, lines: dict[Style, plt.Line2D], title: str) -
     longest = max(map(len, labels)) + 8  # 8 for the line and the gap
     columns = int(figure.get_figwidth() * LETTERS_PER_INCH / longest)
     columns = max(1, min(len(labels), columns))
+    # Wider axes rather than a label or title that ends at the edge.
+    widest = max(longest, len(title)) / LETTERS_PER_INCH
+    figure.set_figwidth(max(figure.get_figwidth(), widest))
     figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(labels) / columns))
     # Any, because matplotlib's type hints do not know of tuples, which are drawn side by side.
     handles: list[Any] = [tuple(lines[style] for style in entry) for entry in entries.values()]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from src.report.comparison import CENTER, DEPTH, Config, changed_keys, complete_keys
+from src.report.comparison import CENTER, DEPTH, Config, as_in_yaml, changed_keys, complete_keys
 from src.report.grouping import group_by
 from src.tables import Row
 
@@ -58,7 +58,7 @@ def _describe_value(key: str, value: Any) -> str:
     if key == "trainer.precision":
         return str(value)  # such as bf16-mixed, which explains itself
     name = key.rpartition(".")[2]
-    return str(value).rpartition(".")[2] if name == "_target_" else f"{name} {value}"
+    return str(value).rpartition(".")[2] if name == "_target_" else f"{name} {as_in_yaml(value)}"
 
 
 def join(name: str, label: str) -> str:

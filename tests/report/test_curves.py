@@ -51,6 +51,19 @@ def test_a_depth_is_one_entry_of_the_legend_with_the_color_of_each_family(tmp_pa
     ]
 
 
+def test_a_figure_is_as_wide_as_its_longest_label(tmp_path):
+    long = {"recipe__decay_norm_and_bias": False, "data__normalization": "channel_mean"}
+    for seed, changes in enumerate(({}, long)):
+        write_run(tmp_path, make_config("resnet", seed=seed, **changes), [(9, 10)] * 4)
+    figure = draw_curves(read(tmp_path))
+    figure.draw_without_rendering()
+    extent, edges = figure.legends[0].get_window_extent(), figure.bbox
+    assert figure.legends[0].get_texts()[-1].get_text() == (
+        "20 layers, normalization channel_mean, decay_norm_and_bias false"
+    )
+    assert edges.x0 <= extent.x0 < extent.x1 <= edges.x1
+
+
 def test_the_axis_fits_the_second_half_of_the_curves(tmp_path):
     write_run(tmp_path, make_config("plain", 20), [(90, 90), (80, 70), (8, 9), (7, 10)])
     assert error_limit(read(tmp_path)) == 1.1 * 10 + 0.5
