@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from statistics import mean, median
 
+from matplotlib.ticker import MaxNLocator
+
 from src.report.figures import Style, add_legend, net_labels, new_figure, plt, styles
 from src.report.grouping import group_by
 from src.report.results import Metrics, Run
@@ -95,6 +97,7 @@ def by_layer(seeds: Sequence[Metrics], column: str) -> list[float]:
 
 
 def _draw(axis: plt.Axes, nets: dict[Style, list[float]]) -> dict[Style, plt.Line2D]:
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # layers
     lines = {}
     for style, values in nets.items():
         layers = range(1, len(values) + 1)

@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from matplotlib.ticker import MaxNLocator
+
 from src.report.curves import mean_curve
 from src.report.figures import Style, add_legend, new_figure, plt, styles
 from src.report.grouping import group_by
@@ -46,6 +48,7 @@ def draw_signals(runs: Sequence[Run]) -> plt.Figure | None:
     for axis, label in zip(axes[:, 0], (*SIGNALS.values(), "training error (%)"), strict=True):
         axis.set_ylabel(label)
     for axis in axes[:-1, 0]:
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))  # layers
         axis.set_yscale("log")  # signals change by a factor from layer to layer
         # A decade at least: batch norm makes all responses 1, and rounding must not fill the panel.
         low, high = axis.get_ylim()
