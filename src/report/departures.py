@@ -62,7 +62,7 @@ def _row(change: Change, seeds: Seeds, base: Seeds) -> Row:
     own, other = (Sample.of([run.row["test_error"] for run in group]) for group in (seeds, base))
     low, high = difference_interval(own, other) or (None, None)
     run = seeds[0].row
-    row = {
+    return {
         "data": run["data"],
         "net": seeds[0].net,
         "iterations": run["iterations"],
@@ -77,8 +77,6 @@ def _row(change: Change, seeds: Seeds, base: Seeds) -> Row:
         "low": low,
         "high": high,
     }
-    # To less than errors resolve, and never as 1e-05, which would be read as a text.
-    return {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
 
 
 def departure_table(rows: Sequence[Row]) -> str:

@@ -68,6 +68,14 @@ def test_the_table_words_a_difference_only_where_the_interval_excludes_zero(runs
     assert departure_table(read_csv(tmp_path / "departures.csv")) == table
 
 
+def test_errors_are_rounded_once(tmp_path):
+    """As in the table of results: 1.075 of a CSV file with four digits would become 1.07."""
+    write(tmp_path / "runs", "", [10.0, 10.2, 10.1])
+    write(tmp_path / "runs", "-b", [23.85, 22.15, 24.14], model__shortcut="B")
+    write_csv(tmp_path / "departures.csv", departure_rows(read_runs([tmp_path / "runs"])[0]))
+    assert "| 23.38 ± 1.08 " in departure_table(read_csv(tmp_path / "departures.csv"))
+
+
 def test_runs_on_several_devices_count_as_runs_with_fewer_images_per_batch_norm(tmp_path):
     write(tmp_path, "", [10.0, 10.2])
     write(tmp_path, "-b", [12.0, 12.2], model__shortcut="B")
