@@ -6,7 +6,8 @@ import pytest
 from command_line import call_here
 
 from src.cli import is_user_error
-from src.config import compose_config, find_run_dir, parents, to_dict
+from src.config import compose_config, find_run_dir, to_dict
+from src.config_values import parents
 from src.familiar_words import FAMILIAR_WORDS
 from src.runs.config_files import flatten
 
