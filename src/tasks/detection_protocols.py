@@ -17,8 +17,8 @@ from src.tasks.image_pyramid import (
     SMALLEST,
     ScaledImage,
     compute_map,
-    factors,
     pyramid_features,
+    scale_factors,
 )
 
 Objects = dict[str, Tensor]
@@ -146,7 +146,7 @@ def propose(detector: FasterRCNN, image: Tensor) -> tuple[ScaledImage, Tensor]:
     """Return an image at the scale of training, and its proposals in pixels of the image."""
     scaled, padded = compute_map(detector, image, detector.transform.min_size[0])
     (boxes,), _ = detector.rpn(padded, {"0": scaled.shared_map})
-    return scaled, boxes / boxes.new_tensor(factors(scaled.size, image.shape[1:]))
+    return scaled, boxes / boxes.new_tensor(scale_factors(scaled.size, image.shape[1:]))
 
 
 def most_probable(scores: Tensor, boxes: Tensor) -> Tensor:

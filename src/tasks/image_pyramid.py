@@ -44,7 +44,7 @@ def compute_map(
     return ScaledImage(detector.backbone(padded.tensors), padded.image_sizes[0]), padded
 
 
-def factors(size: tuple[int, int], of: Sequence[int]) -> tuple[float, float, float, float]:
+def scale_factors(size: tuple[int, int], of: Sequence[int]) -> tuple[float, float, float, float]:
     """Return by what a box grows in an image of another size: x1, y1, x2, y2."""
     y, x = size[0] / of[0], size[1] / of[1]
     return x, y, x, y
@@ -73,7 +73,7 @@ def pyramid_features(
     for i, scaled in enumerate(pyramid):
         here = (first == i) | (first == i - 1)
         if here.any():
-            resized = boxes[here] * boxes.new_tensor(factors(scaled.size, size))
+            resized = boxes[here] * boxes.new_tensor(scale_factors(scaled.size, size))
             pooled = pool({"0": scaled.shared_map}, [resized], [scaled.size])
             features[here] = features[here].maximum(regions.per_region(pooled))
     return regions.with_context(features)
