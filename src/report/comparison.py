@@ -119,8 +119,8 @@ def describe_change(key: str, value: Any, default: Any) -> str:
 
 
 def as_in_yaml(value: Any) -> str:
-    """Return a value as config files and the command line have it: `true` and `null`."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    """Return a value as config files and the command line have it: `null`, `[false, true]`."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def paper_result(row: Row) -> Row | None:

@@ -9,11 +9,11 @@ import wandb
 from wandb.plot import CustomChart
 
 from src.report.comparison import DEPTH
-from src.report.grouping import group_by
+from src.report.grouping import group_by, group_seeds
 from src.report.labels import join
 from src.report.report_dir import PAGE, write_report
 from src.report.results import BY_DEPTH, Run, group_runs
-from src.report.results_table import group_seeds, results_lines
+from src.report.results_table import results_lines
 from src.report.wandb_report import FIGURES, STUDY, make_report, save_report
 from src.training.wandb_init import quiet_settings
 

@@ -57,6 +57,10 @@ def test_a_key_that_a_stored_config_lacks_has_its_default():
         ),
         ({"trainer__sync_batchnorm": True}, ""),
         ({"trainer__gradient_clip_val": 1.0}, "gradient_clip_val 1.0, not null"),
+        (
+            {"model__dilate": [False, False, True]},
+            "dilate [false, false, true], not [false, false, false]",
+        ),
         ({"recipe__iterations": 2000}, "2,000 of 64,000 iterations"),
         ({"recipe__batch_size": 64}, "batch_size 64, not 128"),
         (
